@@ -1,0 +1,180 @@
+"""Every error edgeseq raises on purpose, and the exit code each becomes at the command line.
+
+EdgeseqError
+├── NegativeResult            1  the question was answered, and the answer is no
+│   ├── ParityFailed             two answers differ by more than the tolerance
+│   ├── BudgetNotMet             no quantized form keeps the budget
+│   └── RegressionFound          a benchmark is slower than its baseline
+├── WrongUsage                2  the call cannot mean anything (also a ValueError)
+│   ├── MissingInput             a file or folder is not there (also a FileNotFoundError)
+│   ├── OutputExists             the output is there already (also a FileExistsError)
+│   └── InputMismatch            an array or argument does not fit what the model takes
+├── Unavailable               3  this machine lacks something, and the message says what installs it
+│   ├── ProviderUnavailable      an execution provider cannot start
+│   ├── MissingExtra             a Python package of one of edgeseq's extras is not installed
+│   └── DataUnavailable          a data set is neither here nor reachable
+├── Refused                   4  it could be done, but not exactly, or not natively
+│   ├── UnsupportedLayer         a layer, or an option of one
+│   ├── UnsupportedOp            an op that ONNX has no equal of
+│   └── LoopRefused              it would need an ONNX Loop, and the user did not allow one
+└── InvalidFile               5  a file is there but cannot be read as what it should be
+
+Anything else that reaches the command line is a bug of ours (70). Raise facts where they are known, and add
+context on the way up with ``error.add_note("while lowering layer 'gru_2'")``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+
+class EdgeseqError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the command line returns for it."""
+
+    exit_code = 70
+
+
+class NegativeResult(EdgeseqError):
+    """The work was done and its result is a no."""
+
+    exit_code = 1
+
+
+class ParityFailed(NegativeResult):
+    """Two sets of answers differ by more than the tolerance. `parity` holds the measured differences."""
+
+    def __init__(self, message: str, parity: object = None):
+        super().__init__(message)
+        self.parity = parity
+
+
+class BudgetNotMet(NegativeResult):
+    """No candidate keeps the accuracy budget. `best_error` is the nearest one's error, in the budget's unit."""
+
+    def __init__(self, message: str, best_error: float | None = None):
+        super().__init__(message)
+        self.best_error = best_error
+
+
+class RegressionFound(NegativeResult):
+    """A measured time is worse than the baseline beyond the interval."""
+
+
+class WrongUsage(EdgeseqError, ValueError):
+    """The arguments do not fit together or are not allowed."""
+
+    exit_code = 2
+
+
+class MissingInput(WrongUsage, FileNotFoundError):
+    """A file or folder that was named does not exist. `path` is what was looked for."""
+
+    def __init__(self, path: str | os.PathLike[str], what: str = "file", advice: str = ""):
+        self.path = os.fspath(path)
+        super().__init__(f"{what} not found: {self.path}." + (f" {advice}" if advice else ""))
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class OutputExists(WrongUsage, FileExistsError):
+    """The output exists and overwriting was not allowed. `path` is the output."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = os.fspath(path)
+        super().__init__(
+            f"output exists: {self.path}. Choose another name, or allow overwriting it "
+            "(--overwrite at the command line, overwrite=True in Python)."
+        )
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class InputMismatch(WrongUsage):
+    """An array's name, dtype, rank or shape is not what the model takes. `name` is the model's input."""
+
+    def __init__(self, message: str, name: str | None = None):
+        super().__init__(message)
+        self.name = name
+
+
+class Unavailable(EdgeseqError):
+    """Something this needs is not on this machine."""
+
+    exit_code = 3
+
+
+class ProviderUnavailable(Unavailable):
+    """An execution provider cannot start here.
+
+    `provider` is the name asked for, `reason` the real cause, `advice` what mends it.
+    """
+
+    def __init__(self, provider: str, reason: str, advice: str = ""):
+        self.provider, self.reason, self.advice = provider, reason, advice
+        super().__init__(f"provider '{provider}' cannot start: {reason}." + (f" {advice}" if advice else ""))
+
+
+class MissingExtra(Unavailable):
+    """A package that belongs to one of edgeseq's extras is missing.
+
+    `package` is the import that failed, `extra` the extra that brings it.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str):
+        self.package, self.extra = package, extra
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed. "
+            f"Install it with: pip install 'edgeseq[{extra}]'"
+        )
+
+
+class DataUnavailable(Unavailable):
+    """A data set is neither in a local folder nor reachable. `dataset` is its name."""
+
+    def __init__(self, dataset: str, message: str):
+        self.dataset = dataset
+        super().__init__(message)
+
+
+class Refused(EdgeseqError):
+    """edgeseq will not do this, because the result would not be exact or not native."""
+
+    exit_code = 4
+
+
+class UnsupportedLayer(Refused):
+    """A layer, or an option of it, cannot be exported exactly. `layer` is its name, `reason` says why."""
+
+    def __init__(self, layer: str, reason: str):
+        self.layer, self.reason = layer, reason
+        super().__init__(f"layer '{layer}' cannot be exported exactly: {reason}")
+
+
+class UnsupportedOp(Refused):
+    """TensorFlow ops that have no ONNX equal. `ops` lists them."""
+
+    def __init__(self, ops: Sequence[str], advice: str = ""):
+        self.ops = tuple(ops)
+        super().__init__(f"no ONNX equal for: {', '.join(self.ops)}." + (f" {advice}" if advice else ""))
+
+
+class LoopRefused(Refused):
+    """The graph would hold an ONNX Loop, which most accelerators refuse. `layer` is the cause where known."""
+
+    def __init__(self, message: str, layer: str | None = None):
+        self.layer = layer
+        super().__init__(message)
+
+
+class InvalidFile(EdgeseqError):
+    """A file exists but is damaged, of another format, or of a newer version. `path` is the file."""
+
+    exit_code = 5
+
+    def __init__(self, path: str | os.PathLike[str], reason: str):
+        self.path = os.fspath(path)
+        self.reason = reason
+        super().__init__(f"cannot read {self.path}: {reason}")

@@ -1,0 +1,95 @@
+"""Files appear whole or not at all: written beside their place, flushed to the disk, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgeseq.errors import MissingInput, OutputExists, WrongUsage
+
+StrPath = str | os.PathLike[str]
+
+
+def check_input(path: StrPath, what: str = "file") -> Path:
+    """Return `path` as a Path; raise MissingInput when nothing is there."""
+    found = Path(path)
+    if not found.exists():
+        raise MissingInput(path, what)
+    return found
+
+
+def check_output(path: StrPath, *, overwrite: bool = False) -> Path:
+    """Return `path` as a Path that may be written: its folder exists, and it is absent or may be replaced.
+
+    Raises OutputExists, or WrongUsage when the folder is missing or the path is itself a folder. Call it before long work.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise WrongUsage(f"output is a folder: {target}. Name a file in it.")
+    if target.exists() and not overwrite:
+        raise OutputExists(target)
+    if not target.parent.is_dir():
+        raise WrongUsage(f"folder of the output does not exist: {target.parent}. Create it first.")
+    return target
+
+
+@contextlib.contextmanager
+def whole_file(path: StrPath) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed and renamed to `path`, else removed.
+
+    The temporary name keeps the suffix, because some writers choose their format by it.
+    """
+    target = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _flush(temporary)
+        # mkstemp makes files private; the result should have the permissions any new file would have.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: StrPath) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, else it is removed."""
+    target = Path(path)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        temporary.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: StrPath, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: StrPath, document: Any) -> None:
+    """Write `document` as indented JSON to `path`, whole or not at all."""
+    write_bytes(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

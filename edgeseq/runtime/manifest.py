@@ -1,0 +1,167 @@
+"""The manifest: one JSON document in a file's metadata, under the key `edgeseq`, that says how to use the file.
+
+Every dataclass here is the JSON object of the same shape; `Manifest.to_json` and `Manifest.from_json` are inverses.
+No measured value is kept in it, so that the same model exported twice gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+METADATA_KEY = "edgeseq"
+FORMAT_VERSION = 1
+
+Structure = Any
+"""How tensors are nested in what the Keras model takes or returns, as JSON: a tensor's name is a leaf, a list is a
+list, ``{"tuple": [...]}`` is a tuple and ``{"dict": {...}}`` is a dict."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of the file."""
+
+    name: str
+    """Name in the ONNX graph."""
+    dtype: str
+    """numpy dtype name of the ONNX tensor, such as ``float32``, ``int32`` or ``bool``."""
+    axes: tuple[str | int, ...]
+    """One entry an axis: an int is a fixed length, a name (``batch``, ``time``, ``time_2``) a free one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSpec:
+    """One recurrent state that the caller carries from run to run."""
+
+    input: str
+    """Name of the graph input that takes the state, such as ``state_in.00.lstm.h``."""
+    output: str
+    """Name of the graph output that gives the next state, such as ``state_out.00.lstm.h``."""
+    dtype: str
+    """numpy dtype name."""
+    axes: tuple[str | int, ...]
+    """Batch first; the first entry is ``batch`` or a fixed length."""
+    initial: float = 0.0
+    """The value every element has before the first step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSpec:
+    """Where a Boolean mask over time steps comes from. The mask is computed inside the file."""
+
+    layer: str
+    """Name of the Keras layer that makes the mask."""
+    value: float
+    """A step is masked when its id (Embedding) or all its features (Masking) equal this value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentLayer:
+    """How one recurrent Keras layer (a Bidirectional is one) was lowered."""
+
+    name: str
+    """Name of the Keras layer."""
+    layer_type: str
+    """Keras class name, such as ``LSTM`` or ``Bidirectional``."""
+    strategy: str
+    """``fused`` (one ONNX recurrent op), ``unrolled`` (a copy of the step per time step), ``scan`` or ``loop``."""
+    op_types: tuple[str, ...]
+    """The ONNX op types that compute the recurrence, without those that only reshape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreadAdvice:
+    """Number of intra-op threads to use from a batch size on."""
+
+    batch: int
+    """Smallest batch size this advice is for."""
+    threads: int
+    """Intra-op threads; 0 means all cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """How to feed a file, what comes out, and where it came from."""
+
+    inputs: tuple[TensorSpec, ...]
+    """Inputs in graph order, states left out."""
+    outputs: tuple[TensorSpec, ...]
+    """Outputs in graph order, states left out."""
+    input_structure: Structure
+    """How the Keras model takes its inputs."""
+    output_structure: Structure
+    """How the Keras model returns its outputs."""
+    states: tuple[StateSpec, ...] = ()
+    """States in graph order; empty unless the file streams."""
+    masks: tuple[MaskSpec, ...] = ()
+    """The layers that make masks."""
+    recurrent: tuple[RecurrentLayer, ...] = ()
+    """The recurrent layers and how each was lowered."""
+    preprocessing: Mapping[str, Any] | None = None
+    """``{"inputs": {name: step}, "outputs": {name: step}}``; see `edgeseq.runtime.preprocessing` for the steps."""
+    parameters: int | None = None
+    """Keras's parameter count of the model."""
+    tolerance: float = 1e-5
+    """|a - b| <= tolerance × max(1, max |reference|) is parity for this file on the CPU."""
+    quantization: Mapping[str, Any] | None = None
+    """What `edgeseq quantize` did; None for a file in full precision."""
+    threads: tuple[ThreadAdvice, ...] = ()
+    """Advice in ascending batch size."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of edgeseq, keras, tf2onnx and onnx at export."""
+    model_hash: str = ""
+    """SHA-256 of the canonical Keras config and weights, in hexadecimal."""
+    format_version: int = FORMAT_VERSION
+    """Version of this document's format."""
+
+    def to_json(self) -> str:
+        """The document as compact JSON with sorted keys: the same manifest always gives the same bytes."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read a document written by `to_json`.
+
+        Raises ValueError, with the reason as its message, when the text is not a manifest or of a newer format.
+        """
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"its edgeseq manifest is not JSON ({error})") from error
+        if not isinstance(document, dict) or not isinstance(document.get("format_version"), int):
+            raise ValueError("its edgeseq manifest has no format version")
+        if document["format_version"] > FORMAT_VERSION:
+            raise ValueError(
+                f"its manifest has format version {document['format_version']}; this edgeseq reads up to "
+                f"{FORMAT_VERSION}. Upgrade with: pip install --upgrade edgeseq"
+            )
+        try:
+            return cls(
+                **{
+                    **document,
+                    "inputs": _read(TensorSpec, document["inputs"]),
+                    "outputs": _read(TensorSpec, document["outputs"]),
+                    "states": _read(StateSpec, document["states"]),
+                    "masks": _read(MaskSpec, document["masks"]),
+                    "recurrent": _read(RecurrentLayer, document["recurrent"]),
+                    "threads": _read(ThreadAdvice, document["threads"]),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"its edgeseq manifest is incomplete ({error})") from error
+
+    def threads_for(self, batch: int | None) -> int:
+        """Recommended intra-op threads for `batch` (None is taken as 1); 0 means all cores."""
+        fitting = [advice.threads for advice in self.threads if advice.batch <= (batch or 1)]
+        return fitting[-1] if fitting else 0
+
+
+def _read(kind: Any, rows: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """Rows of JSON objects as dataclasses; JSON lists become the tuples that the fields hold."""
+    return tuple(
+        kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+        for row in rows
+    )
