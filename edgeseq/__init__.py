@@ -22,7 +22,7 @@ _HOMES = {
     "diagnose": "edgeseq.diagnosis",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", "benchmark", "compare", "diagnose", "export", "inspect", "quantize", "train"]
 
 if TYPE_CHECKING:
     from edgeseq.bench import benchmark

@@ -27,7 +27,8 @@ def check_input(path: StrPath, what: str = "file") -> Path:
 def check_output(path: StrPath, *, overwrite: bool = False) -> Path:
     """Return `path` as a Path that may be written: its folder exists, and it is absent or may be replaced.
 
-    Raises OutputExists, or WrongUsage when the folder is missing or the path is itself a folder. Call it before long work.
+    Raises OutputExists, or WrongUsage when the folder is missing or the path is itself a folder. Call it before
+    long work.
     """
     target = Path(path)
     if target.is_dir():

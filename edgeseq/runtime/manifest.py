@@ -162,6 +162,5 @@ class Manifest:
 def _read(kind: Any, rows: list[dict[str, Any]]) -> tuple[Any, ...]:
     """Rows of JSON objects as dataclasses; JSON lists become the tuples that the fields hold."""
     return tuple(
-        kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
-        for row in rows
+        kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}) for row in rows
     )
