@@ -1,0 +1,94 @@
+"""Activation functions in ONNX: as attributes of the recurrent ops, and as nodes in the body of a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from edgeseq.lowering.builder import Builder
+from edgeseq.lowering.spec import Activation
+
+# Keras name -> (name in the `activations` attribute, default alpha, default beta).
+# https://onnx.ai/onnx/operators/onnx__LSTM.html lists the functions and their formulas.
+_OP_ATTRIBUTE: dict[str, tuple[str, float, float]] = {
+    "tanh": ("Tanh", 0.0, 0.0),
+    "sigmoid": ("Sigmoid", 0.0, 0.0),
+    "relu": ("Relu", 0.0, 0.0),
+    "linear": ("Affine", 1.0, 0.0),
+    "hard_sigmoid": ("HardSigmoid", 1 / 6, 0.5),
+    "elu": ("Elu", 1.0, 0.0),
+    "leaky_relu": ("LeakyRelu", 0.2, 0.0),
+    "softsign": ("Softsign", 0.0, 0.0),
+    "softplus": ("Softplus", 0.0, 0.0),
+}
+
+
+def op_attribute(activation: Activation) -> tuple[str, float, float] | None:
+    """Name, alpha and beta for the `activations` attributes of LSTM, GRU and RNN; None where they lack it."""
+    found = _OP_ATTRIBUTE.get(activation.name)
+    if found is None:
+        return None
+    name, alpha, beta = found
+    return (
+        name,
+        alpha if activation.alpha is None else activation.alpha,
+        beta if activation.beta is None else activation.beta,
+    )
+
+
+def _gelu(b: Builder, x: ir.Value) -> ir.Value:
+    half = b.op("Mul", x, b.constant(0.5))
+    return b.op("Mul", half, b.op("Add", b.op("Erf", b.op("Mul", x, b.constant(math.sqrt(0.5)))), b.constant(1.0)))
+
+
+def _relu6(b: Builder, x: ir.Value) -> ir.Value:
+    return b.op("Clip", x, b.constant(0.0), b.constant(6.0))
+
+
+def _hard_sigmoid(b: Builder, x: ir.Value) -> ir.Value:
+    return b.op("HardSigmoid", x, alpha=1 / 6, beta=0.5)
+
+
+# Keras name -> nodes. Each is the formula of keras.activations in that function's own terms.
+_NODES: dict[str, Callable[[Builder, ir.Value], ir.Value]] = {
+    "tanh": lambda b, x: b.op("Tanh", x),
+    "sigmoid": lambda b, x: b.op("Sigmoid", x),
+    "relu": lambda b, x: b.op("Relu", x),
+    "linear": lambda _, x: x,
+    "hard_sigmoid": _hard_sigmoid,
+    "elu": lambda b, x: b.op("Elu", x, alpha=1.0),
+    "selu": lambda b, x: b.op("Selu", x),
+    "leaky_relu": lambda b, x: b.op("LeakyRelu", x, alpha=0.2),
+    "softsign": lambda b, x: b.op("Softsign", x),
+    "softplus": lambda b, x: b.op("Softplus", x),
+    "relu6": _relu6,
+    "silu": lambda b, x: b.op("Mul", x, b.op("Sigmoid", x)),
+    "hard_silu": lambda b, x: b.op("Mul", x, _hard_sigmoid(b, x)),
+    "gelu": _gelu,
+    "exponential": lambda b, x: b.op("Exp", x),
+    "mish": lambda b, x: b.op("Mul", x, b.op("Tanh", b.op("Softplus", x))),
+}
+
+# Keras's own default parameters, for the functions that have any.
+_DEFAULTS = {"hard_sigmoid": (1 / 6, 0.5), "elu": (1.0, None), "leaky_relu": (0.2, None)}
+
+
+def known(activation: Activation) -> bool:
+    """Whether `apply` has nodes for this function with these parameters."""
+    return activation.name in _NODES and (
+        (activation.alpha is None and activation.beta is None) or activation.name in _DEFAULTS
+    )
+
+
+def apply(b: Builder, activation: Activation, x: ir.Value) -> ir.Value:
+    """Nodes that compute the activation of `x`, of the same shape."""
+    if activation.alpha is None and activation.beta is None:
+        return _NODES[activation.name](b, x)
+    alpha, beta = _DEFAULTS[activation.name]
+    alpha = alpha if activation.alpha is None else activation.alpha
+    if activation.name == "hard_sigmoid":
+        beta = beta if activation.beta is None else activation.beta
+        return b.op("HardSigmoid", x, alpha=alpha, beta=beta)
+    return b.op({"elu": "Elu", "leaky_relu": "LeakyRelu"}[activation.name], x, alpha=alpha)

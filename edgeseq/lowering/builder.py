@@ -1,0 +1,96 @@
+"""A small collector of ONNX nodes: one `Builder` a graph, constants in the outermost one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeseq.lowering.spec import Array
+
+
+class Builder:
+    """Collects the nodes and constants that replace one node of a graph.
+
+    `scope` is the Keras layer's name; every node made here carries it, so that profiles can be read by layer.
+    """
+
+    def __init__(self, scope: str, outer: Builder | None = None):
+        self.scope = scope
+        self.nodes: list[ir.Node] = []
+        self._outer = outer
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._initializers: list[ir.Value] = []
+
+    @property
+    def initializers(self) -> list[ir.Value]:
+        """Constants made so far; they belong to the outermost graph, where bodies can read them too."""
+        return self._outer.initializers if self._outer else self._initializers
+
+    def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
+        """Add a node with one output and return that output."""
+        return self.multi(op_type, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def multi(
+        self, op_type: str, *inputs: ir.Value | None, outputs: int, domain: str = "", **attributes: Any
+    ) -> Sequence[ir.Value]:
+        """Add a node with several outputs and return them."""
+        node = ir.Node(
+            domain,
+            op_type,
+            inputs=list(inputs),
+            attributes=ir.convenience.convert_attributes(attributes),
+            num_outputs=outputs,
+        )
+        node.metadata_props["layer"] = self.scope
+        self.nodes.append(node)
+        return node.outputs
+
+    def constant(self, value: Array | float | Sequence[float], dtype: Any = np.float32) -> ir.Value:
+        """A float constant as an initializer; equal small ones are shared."""
+        array = np.ascontiguousarray(np.asarray(value, dtype))
+        if self._outer:
+            return self._outer.constant(array, array.dtype)
+        # np.ascontiguousarray turns a scalar into one element; ONNX scalars keep rank 0.
+        array = array.reshape(np.shape(value))
+        key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 16 else None
+        if key in self._constants:
+            return self._constants[key]
+        name = f"{self.scope}.constant.{len(self._initializers)}"
+        made = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+        made.shape, made.dtype = made.const_value.shape, made.const_value.dtype
+        self._initializers.append(made)
+        if key is not None:
+            self._constants[key] = made
+        return made
+
+    def integers(self, *values: int) -> ir.Value:
+        """An int64 vector, as shapes, axes and indices are."""
+        return self.constant(np.array(values, np.int64), np.int64)
+
+    def transpose(self, x: ir.Value, *axes: int) -> ir.Value:
+        """Reorder the axes of `x`."""
+        return self.op("Transpose", x, perm=list(axes))
+
+    def squeeze(self, x: ir.Value, axis: int) -> ir.Value:
+        """Drop an axis of length one."""
+        return self.op("Squeeze", x, self.integers(axis))
+
+    def unsqueeze(self, x: ir.Value, axis: int) -> ir.Value:
+        """Insert an axis of length one."""
+        return self.op("Unsqueeze", x, self.integers(axis))
+
+    def shape(self, x: ir.Value, start: int, end: int | None = None) -> ir.Value:
+        """The lengths of axes `start` to `end` as an int64 vector."""
+        return self.op("Shape", x, start=start, **({} if end is None else {"end": end}))
+
+    def flip(self, x: ir.Value, axis: int) -> ir.Value:
+        """Reverse an axis."""
+        lowest = np.iinfo(np.int64).min
+        return self.op("Slice", x, self.integers(-1), self.integers(lowest), self.integers(axis), self.integers(-1))
+
+    def body(self) -> Builder:
+        """A builder for a subgraph, whose constants go to the outermost graph."""
+        return Builder(self.scope, outer=self)

@@ -1,0 +1,172 @@
+"""The equations of one time step as ONNX nodes, shared by the strategies that write steps out.
+
+Sources: Keras's own cells (`keras.layers.LSTMCell`, `GRUCell`, `SimpleRNNCell`, `ConvLSTMCell`); Hochreiter and
+Schmidhuber 1997, Cho et al. 2014, Shi et al. 2015. Layouts inside: time first, then batch; channels before the spatial
+axes, as ONNX convolutions want them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeseq.lowering import activations
+from edgeseq.lowering.builder import Builder
+from edgeseq.lowering.spec import GATES, STATES, Activation, Array, Direction, RecurrentSpec, select_gates
+
+
+def project(b: Builder, spec: RecurrentSpec, direction: Direction, x: ir.Value) -> ir.Value:
+    """All steps' input products at once, outside the recurrence: (time, batch, gates × units[, spatial...]).
+
+    `x` is (batch, time, features), or for a convolutional cell (batch, time, spatial and channels).
+    """
+    if spec.convolution is not None:
+        return _project_images(b, spec, direction, x)
+    # A single product over all steps reads the kernel once instead of once a step.
+    products = b.op("MatMul", b.transpose(x, 1, 0, 2), b.constant(direction.kernel))
+    bias = _input_bias(spec, direction)
+    return products if bias is None else b.op("Add", products, b.constant(bias))
+
+
+def step(
+    b: Builder, spec: RecurrentSpec, direction: Direction, products: ir.Value, states: Sequence[ir.Value | None]
+) -> tuple[ir.Value, ...]:
+    """One step: (batch, gates × units[, spatial...]) and the states before it to the states after it.
+
+    The first state is also the output. A state of None is zero, which spares its products.
+    """
+    return {"simple_rnn": _simple_rnn, "lstm": _lstm, "conv_lstm": _lstm, "gru": _gru}[spec.kind](
+        b, spec, direction, products, list(states)
+    )
+
+
+def zero_states(b: Builder, spec: RecurrentSpec, products: ir.Value) -> list[ir.Value]:
+    """Zero states for every name in STATES, (batch, units[, spatial...]), from the shape of the input products."""
+    if spec.convolution is None:
+        shape = b.op("Concat", b.shape(products, 1, 2), b.integers(spec.units), axis=0)
+    else:
+        shape = b.op("Concat", b.shape(products, 1, 2), b.integers(spec.units), b.shape(products, 3), axis=0)
+    return [b.op("ConstantOfShape", shape)] * len(STATES[spec.kind])
+
+
+def _input_bias(spec: RecurrentSpec, direction: Direction) -> Array | None:
+    """Everything that can be added before the recurrence: a GRU's recurrent bias too, but for its hidden gate."""
+    bias, recurrent = direction.bias, direction.recurrent_bias
+    if bias is None or recurrent is None:
+        return bias
+    return np.concatenate([(bias + recurrent)[: 2 * spec.units], bias[2 * spec.units :]])
+
+
+def _recurrent_product(b: Builder, spec: RecurrentSpec, state: ir.Value, kernel: Array) -> ir.Value:
+    if spec.convolution is None:
+        return b.op("MatMul", state, b.constant(kernel))
+    window = kernel.shape[: spec.convolution.rank]
+    return b.op("Conv", state, b.constant(_onnx_kernel(kernel)), pads=_same_pads(window, (1,) * len(window)))
+
+
+def _activate(b: Builder, activation: Activation | None, x: ir.Value) -> ir.Value:
+    return x if activation is None else activations.apply(b, activation, x)
+
+
+def _simple_rnn(
+    b: Builder, spec: RecurrentSpec, direction: Direction, products: ir.Value, states: list[ir.Value | None]
+) -> tuple[ir.Value, ...]:
+    (h,) = states
+    total = products if h is None else b.op("Add", products, _recurrent_product(b, spec, h, direction.recurrent_kernel))
+    return (_activate(b, direction.activation, total),)
+
+
+def _lstm(
+    b: Builder, spec: RecurrentSpec, direction: Direction, products: ir.Value, states: list[ir.Value | None]
+) -> tuple[ir.Value, ...]:
+    h, c = states
+    total = products if h is None else b.op("Add", products, _recurrent_product(b, spec, h, direction.recurrent_kernel))
+    input_, forget, cell, output = b.multi(
+        "Split", total, b.integers(*[spec.units] * len(GATES[spec.kind])), outputs=4, axis=1
+    )
+    gate = direction.recurrent_activation
+    new = b.op("Mul", _activate(b, gate, input_), _activate(b, direction.activation, cell))
+    c_next = new if c is None else b.op("Add", b.op("Mul", _activate(b, gate, forget), c), new)
+    h_next = b.op("Mul", _activate(b, gate, output), _activate(b, direction.activation, c_next))
+    return h_next, c_next
+
+
+def _gru(
+    b: Builder, spec: RecurrentSpec, direction: Direction, products: ir.Value, states: list[ir.Value | None]
+) -> tuple[ir.Value, ...]:
+    (h,) = states
+    if h is None:
+        raise AssertionError("a GRU step needs its state: with reset_after its recurrent bias counts even at zero")
+    units, gate = spec.units, direction.recurrent_activation
+    split = b.integers(2 * units, units)
+    x_gates, x_hidden = b.multi("Split", products, split, outputs=2, axis=1)
+    gates_kernel = select_gates(direction.recurrent_kernel, "gru", ("update", "reset"))
+    hidden_kernel = select_gates(direction.recurrent_kernel, "gru", ("hidden",))
+    if spec.reset_after:
+        recurrent = _recurrent_product(b, spec, h, direction.recurrent_kernel)
+        h_gates, h_hidden = b.multi("Split", recurrent, split, outputs=2, axis=1)
+        if direction.recurrent_bias is not None:
+            h_hidden = b.op("Add", h_hidden, b.constant(direction.recurrent_bias[2 * units :]))
+    else:
+        h_gates = _recurrent_product(b, spec, h, gates_kernel)
+    gates = _activate(b, gate, b.op("Add", x_gates, h_gates))
+    update, reset = b.multi("Split", gates, b.integers(units, units), outputs=2, axis=1)
+    if spec.reset_after:
+        recurrent_hidden = b.op("Mul", reset, h_hidden)
+    else:
+        recurrent_hidden = _recurrent_product(b, spec, b.op("Mul", reset, h), hidden_kernel)
+    candidate = _activate(b, direction.activation, b.op("Add", x_hidden, recurrent_hidden))
+    # z h + (1 - z) n, with one product less.
+    return (b.op("Add", candidate, b.op("Mul", update, b.op("Sub", h, candidate))),)
+
+
+def channels_first(b: Builder, spec: RecurrentSpec, x: ir.Value, leading: int) -> ir.Value:
+    """Move the channels of `x` before its spatial axes; `leading` axes (batch, or batch and time) stay in front."""
+    convolution = spec.convolution
+    if convolution is None or not convolution.channels_last:
+        return x
+    rank = convolution.rank
+    return b.transpose(x, *range(leading), leading + rank, *range(leading, leading + rank))
+
+
+def channels_back(b: Builder, spec: RecurrentSpec, x: ir.Value, leading: int) -> ir.Value:
+    """The inverse of `channels_first`."""
+    convolution = spec.convolution
+    if convolution is None or not convolution.channels_last:
+        return x
+    rank = convolution.rank
+    return b.transpose(x, *range(leading), *range(leading + 1, leading + 1 + rank), leading)
+
+
+def _project_images(b: Builder, spec: RecurrentSpec, direction: Direction, x: ir.Value) -> ir.Value:
+    """One convolution over time × batch images instead of one a step."""
+    convolution = spec.convolution
+    assert convolution is not None
+    x = channels_first(b, spec, x, leading=2)
+    x = b.transpose(x, 1, 0, *range(2, 3 + convolution.rank))
+    images = b.op("Reshape", x, b.op("Concat", b.integers(-1), b.shape(x, 2), axis=0))
+    window = direction.kernel.shape[: convolution.rank]
+    attributes: dict[str, object] = {"strides": list(convolution.strides), "dilations": list(convolution.dilation)}
+    if convolution.padding == "valid":
+        attributes["pads"] = [0] * (2 * convolution.rank)
+    elif all(stride == 1 for stride in convolution.strides):
+        attributes["pads"] = _same_pads(window, convolution.dilation)
+    else:
+        # With strides the padding depends on the image size, which may be free.
+        attributes["auto_pad"] = "SAME_UPPER"
+    bias = None if direction.bias is None else b.constant(direction.bias)
+    products = b.op("Conv", images, b.constant(_onnx_kernel(direction.kernel)), bias, **attributes)
+    return b.op("Reshape", products, b.op("Concat", b.shape(x, 0, 2), b.shape(products, 1), axis=0))
+
+
+def _onnx_kernel(kernel: Array) -> Array:
+    """Keras's (*window, in, out) as ONNX's (out, in, *window)."""
+    return np.moveaxis(kernel, (-1, -2), (0, 1))
+
+
+def _same_pads(window: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """TensorFlow's SAME padding at stride 1: the odd one goes to the end."""
+    totals = [(size - 1) * spread for size, spread in zip(window, dilation, strict=True)]
+    return [total // 2 for total in totals] + [total - total // 2 for total in totals]

@@ -1,0 +1,70 @@
+"""Any Boolean mask as a shorter sequence: valid steps first, so that the fused ops can skip the rest.
+
+The fused ops only know "the first n steps count" (`sequence_lens`), while a Keras mask may begin with masked steps
+(`pad_sequences` does) and may have gaps. Since a masked step leaves the state alone, dropping it changes nothing but the
+positions, and those are put back afterwards. The work shrinks with the number of valid steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeseq.lowering.builder import Builder
+from edgeseq.lowering.strategy import zero_where
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compaction:
+    """How a batch of masked sequences maps to shorter ones without masked steps."""
+
+    mask: ir.Value
+    """(batch, time) Boolean."""
+    valid: ir.Value
+    """The mask as int32."""
+    lengths: ir.Value
+    """(batch) int32: number of valid steps of each row."""
+    order: ir.Value
+    """(batch, longest, 1) int64: time steps of each row, valid ones first and in order."""
+
+
+def compact(b: Builder, mask: ir.Value) -> Compaction:
+    """Find the valid steps of each row."""
+    valid = b.op("Cast", mask, to=ir.DataType.INT32)
+    lengths = b.op("ReduceSum", valid, b.integers(1), keepdims=0)
+    steps = b.squeeze(b.shape(mask, 1, 2), 0)
+    zero, minus_one = b.constant(np.int64(0), np.int64), b.constant(np.int64(-1), np.int64)
+    countdown = b.op("Cast", b.op("Range", steps, zero, minus_one), to=ir.DataType.INT32)
+    # The largest keys belong to the earliest valid steps, and masked steps have none.
+    keys = b.op("Mul", valid, countdown)
+    # At least one step, so that a batch with no valid step at all still has a sequence to run over.
+    longest = b.op("Max", b.op("ReduceMax", lengths, keepdims=1), b.constant(np.array([1], np.int32), np.int32))
+    _, order = b.multi("TopK", keys, b.op("Cast", longest, to=ir.DataType.INT64), outputs=2, axis=1)
+    return Compaction(mask=mask, valid=valid, lengths=lengths, order=b.unsqueeze(order, 2))
+
+
+def gather(b: Builder, compaction: Compaction, x: ir.Value) -> ir.Value:
+    """(batch, time, features) to (batch, longest, features)."""
+    return b.op("GatherND", x, compaction.order, batch_dims=1)
+
+
+def spread(b: Builder, compaction: Compaction, y: ir.Value, *, zero: bool) -> ir.Value:
+    """(batch, longest, units) back to (batch, time, units).
+
+    A masked step puts out zeros when `zero`, else the output before it, which is zeros when there is none.
+    """
+    one, axis = b.constant(np.int32(1), np.int32), b.constant(np.int64(1), np.int64)
+    position = b.op("Sub", b.op("CumSum", compaction.valid, axis), one)
+    index = b.op("Cast", b.op("Max", position, b.constant(np.int32(0), np.int32)), to=ir.DataType.INT64)
+    gathered = b.op("GatherND", y, b.unsqueeze(index, 2), batch_dims=1)
+    minus_one = b.constant(np.int32(-1), np.int32)
+    keep = compaction.mask if zero else b.op("Greater", position, minus_one)
+    return zero_where(b, b.unsqueeze(keep, 2), gathered)
+
+
+def any_valid(b: Builder, mask: ir.Value) -> ir.Value:
+    """(batch, 1) Boolean: whether a row has a valid step at all."""
+    counts = b.op("ReduceMax", b.op("Cast", mask, to=ir.DataType.INT32), axes=[1], keepdims=1)
+    return b.op("Greater", counts, b.constant(np.int32(0), np.int32))

@@ -1,0 +1,62 @@
+"""The recurrence as an ONNX `Scan`: one body, run once a step. For any number of steps and any activation.
+
+Operator page: https://onnx.ai/onnx/operators/onnx__Scan.html.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgeseq.lowering import cells, stepwise
+from edgeseq.lowering.builder import Builder
+from edgeseq.lowering.spec import STATES, RecurrentSpec
+from edgeseq.lowering.strategy import Lowered, Signals
+
+
+def decline(spec: RecurrentSpec, target: str) -> str:  # noqa: ARG001
+    """Why this strategy cannot lower `spec` for `target`; empty when it can."""
+    return stepwise.decline(spec)
+
+
+def lower(b: Builder, spec: RecurrentSpec, signals: Signals) -> Lowered:
+    """Nodes for the whole layer."""
+    return stepwise.lower(b, spec, signals, _run, "Scan")
+
+
+def _run(b: Builder, work: stepwise.Pass) -> stepwise.Ran:
+    spec = work.spec
+    initial = list(work.initial) or cells.zero_states(b, spec, work.products)
+    if work.carries_output:
+        initial.append(cells.zero_states(b, spec, work.products)[0])
+
+    body = b.body()
+    carried = [_input(f"carried_{index}") for index in range(len(initial))]
+    products = _input("products")
+    scanned = [products]
+    mask = None
+    if work.mask is not None:
+        mask = _input("mask", ir.DataType.BOOL)
+        scanned.append(mask)
+    after, output = stepwise.masked_step(body, work, products, mask, list(carried))
+    results = list(after)
+    if work.wants_sequence:
+        # The output is a state too, and a graph must not list one value twice.
+        results.append(body.op("Identity", output))
+    graph = ir.Graph([*carried, *scanned], results, nodes=body.nodes, name="step")
+    made = b.multi(
+        "Scan",
+        *initial,
+        work.products,
+        *([] if work.mask is None else [work.mask]),
+        outputs=len(results),
+        body=graph,
+        num_scan_inputs=len(scanned),
+        scan_input_directions=[int(work.direction.backwards)] * len(scanned),
+    )
+    return stepwise.Ran(
+        sequence=made[-1] if work.wants_sequence else None, states=tuple(made[: len(STATES[spec.kind])])
+    )
+
+
+def _input(name: str, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(dtype))

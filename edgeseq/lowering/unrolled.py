@@ -1,0 +1,53 @@
+"""The recurrence written out: a copy of the step for each time step. For few, fixed steps.
+
+It costs nodes, but no loop: onnxruntime fuses and schedules across steps, and a zero initial state costs nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeseq.lowering import cells, stepwise
+from edgeseq.lowering.builder import Builder
+from edgeseq.lowering.spec import STATES, RecurrentSpec
+from edgeseq.lowering.strategy import Lowered, Signals
+
+MOST_STEPS = 1024
+
+
+def decline(spec: RecurrentSpec, target: str) -> str:  # noqa: ARG001
+    """Why this strategy cannot lower `spec` for `target`; empty when it can."""
+    if spec.time_steps is None:
+        return "the number of time steps is free"
+    if not 1 <= spec.time_steps <= MOST_STEPS:
+        return f"{spec.time_steps} time steps; 1 to {MOST_STEPS} can be written out"
+    return stepwise.decline(spec)
+
+
+def lower(b: Builder, spec: RecurrentSpec, signals: Signals) -> Lowered:
+    """Nodes for the whole layer."""
+    return stepwise.lower(b, spec, signals, _run, "MatMul" if spec.convolution is None else "Conv")
+
+
+def _run(b: Builder, work: stepwise.Pass) -> stepwise.Ran:
+    steps = work.spec.time_steps
+    assert steps is not None
+    carried: list[ir.Value | None] = [*work.initial] or [None] * len(STATES[work.spec.kind])
+    if work.spec.kind == "gru" and not work.initial:
+        carried = [*cells.zero_states(b, work.spec, work.products)]
+    if work.carries_output:
+        carried.append(None)
+    outputs = []
+    for time in reversed(range(steps)) if work.direction.backwards else range(steps):
+
+        def at(x: ir.Value, time: int = time) -> ir.Value:
+            return b.op("Gather", x, b.constant(np.int64(time), np.int64), axis=0)
+
+        mask = None if work.mask is None else at(work.mask)
+        after, output = stepwise.masked_step(b, work, at(work.products), mask, carried)
+        carried = [*after]
+        outputs.append(output)
+    sequence = b.op("Concat", *[b.unsqueeze(output, 0) for output in outputs], axis=0) if work.wants_sequence else None
+    count = len(STATES[work.spec.kind])
+    return stepwise.Ran(sequence=sequence, states=tuple(state for state in carried[:count] if state is not None))

@@ -1,0 +1,121 @@
+"""The training loop that every recipe shares: Keras's `fit`, one epoch at a time.
+
+Between epochs lies all that `fit` cannot give together: an order of samples that depends on the seed and the epoch
+alone, a checkpoint after every epoch, early stopping that survives a restart, and states of stateful layers that are
+reset before every pass. So an interrupted training that is resumed ends where an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from edgeseq.recipes import checkpoint
+from edgeseq.recipes.checkpoint import TrainingState
+from edgeseq.recipes.plan import Plan, Progress, Samples
+
+
+def fit(
+    plan: Plan, *, output: Path, settings: dict[str, Any], seed: int, resume: bool, progress: Progress | None
+) -> TrainingState:
+    """Train `plan.model` in place, from the checkpoint beside `output` when `resume`.
+
+    Afterwards the model holds the weights that the plan asks for. A KeyboardInterrupt passes through with a note that
+    says how to go on; the checkpoint of the last finished epoch stays.
+    """
+    state = checkpoint.restore(output, plan.model) if resume else TrainingState()
+    try:
+        while state.epoch < plan.epochs and not state.stopped:
+            _train_epoch(plan, state, seed, progress)
+            checkpoint.write(output, settings, state, plan.model)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(how_to_resume(output, state.epoch, plan.epochs))
+        raise
+    if plan.best_weights:
+        plan.model.set_weights(state.best_weights)
+    return state
+
+
+def how_to_resume(output: Path, epoch: int, epochs: int) -> str:
+    """Advice for a training that was stopped after `epoch` finished epochs."""
+    if epoch == 0:
+        return "training stopped before the first epoch was finished: nothing was written"
+    return (
+        f"training stopped after epoch {epoch} of {epochs}; no model was written. "
+        f"Run the same command again to go on from {checkpoint.folder_of(output)}"
+    )
+
+
+def reset_states(model: Any) -> None:
+    """Bring every stateful layer of `model` to its initial state."""
+    for layer in model.layers:
+        if getattr(layer, "stateful", False):
+            layer.reset_states()
+
+
+def _train_epoch(plan: Plan, state: TrainingState, seed: int, progress: Progress | None) -> None:
+    started = time.perf_counter()
+    samples = _shuffled(plan.train, (seed, state.epoch)) if plan.shuffle else plan.train
+    reset_states(plan.model)
+    watcher = [] if progress is None else [_Watcher(progress, state.epoch, plan.epochs)]
+    fitted = plan.model.fit(
+        samples.inputs,
+        samples.targets,
+        batch_size=plan.batch_size,
+        shuffle=False,
+        verbose=0,
+        callbacks=watcher,
+    )
+    values = {name: series[-1] for name, series in fitted.history.items()}
+    if plan.validation is not None:
+        values |= {f"val_{name}": value for name, value in score(plan, plan.validation).items()}
+    values["seconds"] = time.perf_counter() - started
+    for name, value in values.items():
+        state.history.setdefault(name, []).append(float(value))
+    state.epoch += 1
+    _judge(plan, state)
+
+
+def score(plan: Plan, samples: Samples) -> dict[str, float]:
+    """Loss and metrics of the model on `samples`, stateful layers starting from their initial state."""
+    reset_states(plan.model)
+    values = plan.model.evaluate(
+        samples.inputs, samples.targets, batch_size=plan.batch_size, verbose=0, return_dict=True
+    )
+    return {name: float(value) for name, value in values.items()}
+
+
+def _judge(plan: Plan, state: TrainingState) -> None:
+    """Note whether the epoch just finished is the best so far, and whether patience has run out."""
+    value = state.history[plan.monitor][-1]
+    sign = 1.0 if "accuracy" in plan.monitor else -1.0
+    if state.best_value is None or sign * value > sign * state.best_value:
+        state.best_value, state.best_epoch = value, state.epoch
+        if plan.best_weights:
+            state.best_weights = plan.model.get_weights()
+    elif plan.patience is not None and state.epoch - state.best_epoch >= plan.patience:
+        state.stopped = True
+
+
+def _shuffled(samples: Samples, key: tuple[int, int]) -> Samples:
+    order = np.random.default_rng(key).permutation(len(samples))
+    return Samples(inputs=samples.inputs[order], targets=samples.targets[order])
+
+
+class _Watcher(keras.callbacks.Callback):  # type: ignore[misc]
+    """Reports steps finished over the whole training, so that one bar runs from its start to its end."""
+
+    def __init__(self, progress: Callable[[str, int, int], None], epoch: int, epochs: int):
+        super().__init__()
+        self._progress, self._epoch, self._epochs = progress, epoch, epochs
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        steps = self.params["steps"]
+        self._progress(
+            f"epoch {self._epoch + 1} of {self._epochs}", self._epoch * steps + batch + 1, self._epochs * steps
+        )
