@@ -13,12 +13,16 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 CONFIDENCE = 0.95
 """Confidence of every interval."""
+
+Samples = Sequence[float] | npt.NDArray[np.number[Any]]
+"""Measured values in any order."""
 
 _PERCENTILE_CONFIDENCE = 0.99
 _RESAMPLES = 2000
@@ -49,7 +53,7 @@ class Ratio:
         return self.interval is not None and not self.interval.low <= 1.0 <= self.interval.high
 
 
-def percentile(samples: Sequence[int] | npt.NDArray[np.int64], p: float) -> int:
+def percentile(samples: Samples, p: float) -> int:
     """MLPerf's percentile of `samples` (any order, at least one): ``sorted[int(n p)]``, with 0 < p < 1."""
     if len(samples) == 0:
         raise ValueError("a percentile needs at least one sample")
@@ -71,14 +75,17 @@ def least_count(p: float) -> int:
     return count
 
 
-def percentile_if_enough(samples: Sequence[int] | npt.NDArray[np.int64], p: float) -> int | None:
+def percentile_if_enough(samples: Samples, p: float) -> int | None:
     """`percentile`, or None where `samples` are fewer than `least_count(p)`."""
     return percentile(samples, p) if len(samples) >= least_count(p) else None
 
 
-def percentile_interval(
-    samples: Sequence[float] | npt.NDArray[np.number], p: float, confidence: float = CONFIDENCE
-) -> Interval | None:
+def interval_if_enough(samples: Samples, p: float) -> Interval | None:
+    """`percentile_interval`, or None where `samples` are fewer than `least_count(p)`."""
+    return percentile_interval(samples, p) if len(samples) >= least_count(p) else None
+
+
+def percentile_interval(samples: Samples, p: float, confidence: float = CONFIDENCE) -> Interval | None:
     """The order statistics between which the true percentile `p` lies with at least `confidence`.
 
     None when the samples are too few for both ends to exist: fewer than 6 for the median at 95 %.

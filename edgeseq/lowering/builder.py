@@ -59,8 +59,8 @@ class Builder:
         if key in self._constants:
             return self._constants[key]
         name = f"{self.scope}.constant.{len(self._initializers)}"
-        made = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-        made.shape, made.dtype = made.const_value.shape, made.const_value.dtype
+        tensor = ir.tensor(array, name=name)
+        made = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
         self._initializers.append(made)
         if key is not None:
             self._constants[key] = made
@@ -84,7 +84,8 @@ class Builder:
 
     def shape(self, x: ir.Value, start: int, end: int | None = None) -> ir.Value:
         """The lengths of axes `start` to `end` as an int64 vector."""
-        return self.op("Shape", x, start=start, **({} if end is None else {"end": end}))
+        bounds: dict[str, Any] = {"start": start} if end is None else {"start": start, "end": end}
+        return self.op("Shape", x, **bounds)
 
     def flip(self, x: ir.Value, axis: int) -> ir.Value:
         """Reverse an axis."""

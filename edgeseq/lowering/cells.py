@@ -8,6 +8,7 @@ axes, as ONNX convolutions want them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -148,7 +149,7 @@ def _project_images(b: Builder, spec: RecurrentSpec, direction: Direction, x: ir
     x = b.transpose(x, 1, 0, *range(2, 3 + convolution.rank))
     images = b.op("Reshape", x, b.op("Concat", b.integers(-1), b.shape(x, 2), axis=0))
     window = direction.kernel.shape[: convolution.rank]
-    attributes: dict[str, object] = {"strides": list(convolution.strides), "dilations": list(convolution.dilation)}
+    attributes: dict[str, Any] = {"strides": list(convolution.strides), "dilations": list(convolution.dilation)}
     if convolution.padding == "valid":
         attributes["pads"] = [0] * (2 * convolution.rank)
     elif all(stride == 1 for stride in convolution.strides):

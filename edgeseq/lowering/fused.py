@@ -6,6 +6,7 @@ Operator pages: https://onnx.ai/onnx/operators/onnx__LSTM.html, onnx__GRU.html, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -93,7 +94,7 @@ def _recurrent_op(
         parts = (direction.bias, direction.recurrent_bias)
         return np.concatenate([np.zeros(width, np.float32) if part is None else onnx_order(part) for part in parts])
 
-    attributes: dict[str, object] = {"hidden_size": spec.units, "direction": side}
+    attributes: dict[str, Any] = {"hidden_size": spec.units, "direction": side}
     names: list[str] = []
     alphas: list[float] = []
     betas: list[float] = []

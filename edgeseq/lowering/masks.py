@@ -1,8 +1,8 @@
 """Any Boolean mask as a shorter sequence: valid steps first, so that the fused ops can skip the rest.
 
 The fused ops only know "the first n steps count" (`sequence_lens`), while a Keras mask may begin with masked steps
-(`pad_sequences` does) and may have gaps. Since a masked step leaves the state alone, dropping it changes nothing but the
-positions, and those are put back afterwards. The work shrinks with the number of valid steps.
+(`pad_sequences` does) and may have gaps. Since a masked step leaves the state alone, dropping it changes nothing but
+the positions, and those are put back afterwards. The work shrinks with the number of valid steps.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def compact(b: Builder, mask: ir.Value) -> Compaction:
     valid = b.op("Cast", mask, to=ir.DataType.INT32)
     lengths = b.op("ReduceSum", valid, b.integers(1), keepdims=0)
     steps = b.squeeze(b.shape(mask, 1, 2), 0)
-    zero, minus_one = b.constant(np.int64(0), np.int64), b.constant(np.int64(-1), np.int64)
-    countdown = b.op("Cast", b.op("Range", steps, zero, minus_one), to=ir.DataType.INT32)
+    countdown = b.op("Range", steps, b.constant(0, np.int64), b.constant(-1, np.int64))
+    countdown = b.op("Cast", countdown, to=ir.DataType.INT32)
     # The largest keys belong to the earliest valid steps, and masked steps have none.
     keys = b.op("Mul", valid, countdown)
     # At least one step, so that a batch with no valid step at all still has a sequence to run over.
-    longest = b.op("Max", b.op("ReduceMax", lengths, keepdims=1), b.constant(np.array([1], np.int32), np.int32))
+    longest = b.op("Max", b.op("ReduceMax", lengths, keepdims=1), b.constant([1], np.int32))
     _, order = b.multi("TopK", keys, b.op("Cast", longest, to=ir.DataType.INT64), outputs=2, axis=1)
     return Compaction(mask=mask, valid=valid, lengths=lengths, order=b.unsqueeze(order, 2))
 
@@ -55,16 +55,15 @@ def spread(b: Builder, compaction: Compaction, y: ir.Value, *, zero: bool) -> ir
 
     A masked step puts out zeros when `zero`, else the output before it, which is zeros when there is none.
     """
-    one, axis = b.constant(np.int32(1), np.int32), b.constant(np.int64(1), np.int64)
-    position = b.op("Sub", b.op("CumSum", compaction.valid, axis), one)
-    index = b.op("Cast", b.op("Max", position, b.constant(np.int32(0), np.int32)), to=ir.DataType.INT64)
+    counted = b.op("CumSum", compaction.valid, b.constant(1, np.int64))
+    position = b.op("Sub", counted, b.constant(1, np.int32))
+    index = b.op("Cast", b.op("Max", position, b.constant(0, np.int32)), to=ir.DataType.INT64)
     gathered = b.op("GatherND", y, b.unsqueeze(index, 2), batch_dims=1)
-    minus_one = b.constant(np.int32(-1), np.int32)
-    keep = compaction.mask if zero else b.op("Greater", position, minus_one)
+    keep = compaction.mask if zero else b.op("Greater", counted, b.constant(0, np.int32))
     return zero_where(b, b.unsqueeze(keep, 2), gathered)
 
 
 def any_valid(b: Builder, mask: ir.Value) -> ir.Value:
     """(batch, 1) Boolean: whether a row has a valid step at all."""
-    counts = b.op("ReduceMax", b.op("Cast", mask, to=ir.DataType.INT32), axes=[1], keepdims=1)
-    return b.op("Greater", counts, b.constant(np.int32(0), np.int32))
+    counts = b.op("ReduceSum", b.op("Cast", mask, to=ir.DataType.INT32), b.integers(1), keepdims=1)
+    return b.op("Greater", counts, b.constant(0, np.int32))

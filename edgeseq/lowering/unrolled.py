@@ -42,7 +42,7 @@ def _run(b: Builder, work: stepwise.Pass) -> stepwise.Ran:
     for time in reversed(range(steps)) if work.direction.backwards else range(steps):
 
         def at(x: ir.Value, time: int = time) -> ir.Value:
-            return b.op("Gather", x, b.constant(np.int64(time), np.int64), axis=0)
+            return b.op("Gather", x, b.constant(time, np.int64), axis=0)
 
         mask = None if work.mask is None else at(work.mask)
         after, output = stepwise.masked_step(b, work, at(work.products), mask, carried)

@@ -7,9 +7,11 @@ appears whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,13 +48,19 @@ def folder_of(output: Path) -> Path:
     return output.with_name(f"{output.stem}.checkpoint")
 
 
-def settings_of(output: Path) -> dict[str, Any] | None:
+def saved_settings(output: Path) -> dict[str, Any] | None:
     """The settings of the unfinished training beside `output`, or None when there is none.
 
     Raises InvalidFile when the checkpoint is damaged.
     """
     path = folder_of(output) / _FILE
-    return dict(_header(_read(path), path)["settings"]) if path.exists() else None
+    return dict(_header(path)["settings"]) if path.exists() else None
+
+
+def saved_epoch(output: Path) -> int:
+    """Finished epochs of the unfinished training beside `output`; 0 when there is none."""
+    path = folder_of(output) / _FILE
+    return int(_header(path)["progress"]["epoch"]) if path.exists() else 0
 
 
 def write(output: Path, settings: dict[str, Any], state: TrainingState, model: Any) -> None:
@@ -73,8 +81,9 @@ def restore(output: Path, model: Any) -> TrainingState:
     Raises InvalidFile when the file is damaged or its variables are not the model's.
     """
     path = folder_of(output) / _FILE
-    arrays = _read(path)
-    state = TrainingState(**_header(arrays, path)["progress"])
+    state = TrainingState(**_header(path)["progress"])
+    with _opened(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
     variables = _variables(model)
     saved = [arrays.get(f"variable_{i}") for i in range(len(variables))]
     if any(old is None or old.shape != tuple(new.shape) for old, new in zip(saved, variables, strict=True)):
@@ -97,15 +106,15 @@ def _variables(model: Any) -> list[Any]:
     return [variable for variable in model.variables if id(variable) not in metrics] + list(model.optimizer.variables)
 
 
-def _read(path: Path) -> dict[str, Array]:
+def _header(path: Path) -> dict[str, Any]:
+    with _opened(path) as archive:
+        return dict(json.loads(archive["header"].tobytes()))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            yield archive
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidFile(path, f"not a checkpoint ({error}); remove {path.parent} to start afresh") from error
-
-
-def _header(arrays: dict[str, Array], path: Path) -> dict[str, Any]:
-    if "header" not in arrays:
-        raise InvalidFile(path, f"not a checkpoint of a training; remove {path.parent} to start afresh")
-    return dict(json.loads(arrays["header"].tobytes()))

@@ -115,7 +115,7 @@ def load_public(name: str, files: tuple[str, ...], load: Callable[[], Any]) -> A
         with _read_timeout(READ_SECONDS), contextlib.redirect_stdout(io.StringIO()):
             return load()
     # Keras raises a bare Exception when a download fails.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise unavailable(name, f"its public loader failed ({error})") from error
 
 

@@ -65,6 +65,8 @@ class Plan:
     """Whether the weights of the best epoch are kept, or those of the last."""
     shuffle: bool = True
     """Whether every epoch has its own order of samples."""
+    repeats: int = 1
+    """How often an epoch goes through the samples; more than once where they are so few that epochs are too short."""
     preprocessing: Mapping[str, Any] | None = None
     """``{"inputs": {name: step}, "outputs": {name: step}}``: what turns raw data into what the model takes."""
     notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Readers of the data sets' files. Each raises InvalidFile, with the place, for a file that is not what it should be."""
+"""Readers of the data sets' files. Each raises InvalidFile, naming the place, where a file is not of its kind."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def read_sequences(path: Path) -> tuple[list[Array], Array]:
             sequences.append(np.array([channel.split(",") for channel in channels], np.float32).T)
             labels.append(classes[label])
         except (ValueError, KeyError) as error:
-            raise InvalidFile(path, f"line {number} is not channels of one length and a known class: {error}") from error
+            raise InvalidFile(
+                path, f"line {number} is not channels of one length and a known class: {error}"
+            ) from error
         if sequences[-1].ndim != 2 or sequences[-1].shape[1] != sequences[0].shape[1]:
             raise InvalidFile(path, f"line {number} has {len(channels)} channels, the first has another number")
     if not sequences:

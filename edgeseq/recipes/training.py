@@ -7,6 +7,7 @@ reset before every pass. So an interrupted training that is resumed ends where a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,40 +16,23 @@ from typing import Any
 import keras
 import numpy as np
 
+from edgeseq.errors import NegativeResult
 from edgeseq.recipes import checkpoint
 from edgeseq.recipes.checkpoint import TrainingState
 from edgeseq.recipes.plan import Plan, Progress, Samples
 
 
-def fit(
-    plan: Plan, *, output: Path, settings: dict[str, Any], seed: int, resume: bool, progress: Progress | None
-) -> TrainingState:
-    """Train `plan.model` in place, from the checkpoint beside `output` when `resume`.
+def fit(plan: Plan, state: TrainingState, *, output: Path, settings: dict[str, Any], progress: Progress | None) -> None:
+    """Train `plan.model` from `state` on, both in place, with a checkpoint beside `output` after every epoch.
 
-    Afterwards the model holds the weights that the plan asks for. A KeyboardInterrupt passes through with a note that
-    says how to go on; the checkpoint of the last finished epoch stays.
+    Afterwards the model holds the weights that the plan asks for. Raises NegativeResult when the monitored value is
+    not a finite number.
     """
-    state = checkpoint.restore(output, plan.model) if resume else TrainingState()
-    try:
-        while state.epoch < plan.epochs and not state.stopped:
-            _train_epoch(plan, state, seed, progress)
-            checkpoint.write(output, settings, state, plan.model)
-    except KeyboardInterrupt as interrupt:
-        interrupt.add_note(how_to_resume(output, state.epoch, plan.epochs))
-        raise
+    while state.epoch < plan.epochs and not state.stopped:
+        _train_epoch(plan, state, settings["seed"], progress)
+        checkpoint.write(output, settings, state, plan.model)
     if plan.best_weights:
         plan.model.set_weights(state.best_weights)
-    return state
-
-
-def how_to_resume(output: Path, epoch: int, epochs: int) -> str:
-    """Advice for a training that was stopped after `epoch` finished epochs."""
-    if epoch == 0:
-        return "training stopped before the first epoch was finished: nothing was written"
-    return (
-        f"training stopped after epoch {epoch} of {epochs}; no model was written. "
-        f"Run the same command again to go on from {checkpoint.folder_of(output)}"
-    )
 
 
 def reset_states(model: Any) -> None:
@@ -60,7 +44,7 @@ def reset_states(model: Any) -> None:
 
 def _train_epoch(plan: Plan, state: TrainingState, seed: int, progress: Progress | None) -> None:
     started = time.perf_counter()
-    samples = _shuffled(plan.train, (seed, state.epoch)) if plan.shuffle else plan.train
+    samples = _arranged(plan, (seed, state.epoch))
     reset_states(plan.model)
     watcher = [] if progress is None else [_Watcher(progress, state.epoch, plan.epochs)]
     fitted = plan.model.fit(
@@ -93,6 +77,11 @@ def score(plan: Plan, samples: Samples) -> dict[str, float]:
 def _judge(plan: Plan, state: TrainingState) -> None:
     """Note whether the epoch just finished is the best so far, and whether patience has run out."""
     value = state.history[plan.monitor][-1]
+    if not math.isfinite(value):
+        raise NegativeResult(
+            f"the training diverged: {plan.monitor} is {value} in epoch {state.epoch}. Another seed, a larger batch or "
+            "other options may keep it stable."
+        )
     sign = 1.0 if "accuracy" in plan.monitor else -1.0
     if state.best_value is None or sign * value > sign * state.best_value:
         state.best_value, state.best_epoch = value, state.epoch
@@ -102,9 +91,14 @@ def _judge(plan: Plan, state: TrainingState) -> None:
         state.stopped = True
 
 
-def _shuffled(samples: Samples, key: tuple[int, int]) -> Samples:
-    order = np.random.default_rng(key).permutation(len(samples))
-    return Samples(inputs=samples.inputs[order], targets=samples.targets[order])
+def _arranged(plan: Plan, key: tuple[int, int]) -> Samples:
+    """The samples of one epoch in the order in which they are trained on."""
+    if not plan.shuffle and plan.repeats == 1:
+        return plan.train
+    random = np.random.default_rng(key)
+    each = np.arange(len(plan.train))
+    order = np.concatenate([random.permutation(each) if plan.shuffle else each for _ in range(plan.repeats)])
+    return Samples(inputs=plan.train.inputs[order], targets=plan.train.targets[order])
 
 
 class _Watcher(keras.callbacks.Callback):  # type: ignore[misc]

@@ -12,6 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgeseq import files
+from edgeseq.errors import InvalidFile
+from edgeseq.runtime import wire
+
 METADATA_KEY = "edgeseq"
 FORMAT_VERSION = 1
 
@@ -150,13 +154,30 @@ class Manifest:
                     "threads": _read(ThreadAdvice, document["threads"]),
                 }
             )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"its edgeseq manifest is incomplete ({error})") from error
+        except KeyError as error:
+            raise ValueError(f"its edgeseq manifest lacks {error}") from error
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"its edgeseq manifest is damaged ({error})") from error
 
     def threads_for(self, batch: int | None) -> int:
         """Recommended intra-op threads for `batch` (None is taken as 1); 0 means all cores."""
         fitting = [advice.threads for advice in self.threads if advice.batch <= (batch or 1)]
         return fitting[-1] if fitting else 0
+
+
+def load_manifest(path: files.StrPath) -> Manifest | None:
+    """The manifest in the metadata of an ONNX file; None where the file is a model that edgeseq did not write.
+
+    Raises MissingInput when there is no file, InvalidFile when it is not an ONNX model, or its manifest is damaged or
+    of a newer format.
+    """
+    text = wire.read_metadata(path).get(METADATA_KEY)
+    if text is None:
+        return None
+    try:
+        return Manifest.from_json(text)
+    except ValueError as error:
+        raise InvalidFile(path, str(error)) from error
 
 
 def _read(kind: Any, rows: list[dict[str, Any]]) -> tuple[Any, ...]:

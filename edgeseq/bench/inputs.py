@@ -1,0 +1,158 @@
+"""Inputs to measure with: the golden samples beside a file where there are some, else made from what the file takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseq.errors import InvalidFile, MissingInput, WrongUsage
+from edgeseq.files import StrPath
+from edgeseq.runtime.golden import golden_folder, read_golden
+from edgeseq.runtime.manifest import Manifest, TensorSpec
+
+DEFAULT_TIME_STEPS = 100
+"""Length of a free time axis where nothing else tells one."""
+
+_OTHER_LENGTH = 32
+
+# Without a vocabulary nothing tells how many rows a table has, but fewer than ten would be an odd one. 0 is left out:
+# it is often masked, and a masked step need not be computed, which would flatter the file.
+_SAFE_IDS = (1, 10)
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+"""Arrays by the name of the graph's input; axes as the file's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a file is fed while it is measured."""
+
+    arrays: Arrays
+    """The array of each input."""
+    source: str
+    """``golden``, ``made`` or ``given``."""
+    batch: int
+    """Number of rows."""
+    time_steps: int | None
+    """Length of the time axis; None where no input has one."""
+
+
+def find_inputs(
+    model: StrPath, manifest: Manifest, *, batch: int = 1, time_steps: int | None = None, seed: int = 0
+) -> Inputs:
+    """Inputs of the wanted batch and length for the file `model`, which `manifest` describes.
+
+    Golden samples are repeated or cut along the free axes; `time_steps` None keeps their length. Where there are
+    none, floats are drawn from a standard normal distribution, ids from the vocabulary or from 1 to 9, and Booleans
+    are true; time axes get `time_steps` (None: 100) and other free axes 32.
+
+    Raises WrongUsage when the file fixes another batch or length, InvalidFile when the golden samples are damaged.
+    """
+    for name, value in (("batch", batch), ("time_steps", time_steps)):
+        if value is not None and value < 1:
+            raise WrongUsage(f"{name} must be at least 1, not {value}")
+    specs = manifest.inputs
+    _check_fixed(specs, batch, time_steps)
+    golden = _golden(model, manifest)
+    if golden is not None:
+        arrays = {spec.name: _fitted(golden[spec.name], spec, batch, time_steps) for spec in specs}
+        return _inputs(arrays, specs, "golden", batch)
+    random = np.random.default_rng(seed)
+    steps = DEFAULT_TIME_STEPS if time_steps is None else time_steps
+    arrays = {spec.name: _made(spec, batch, steps, _id_range(spec, manifest), random) for spec in specs}
+    return _inputs(arrays, specs, "made", batch)
+
+
+def given_inputs(values: Mapping[str, Any], manifest: Manifest) -> Inputs:
+    """`values`, by input name, as the inputs to measure with; batch and time steps are read from them."""
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    batches = [arrays[spec.name].shape[spec.axes.index("batch")] for spec in manifest.inputs if "batch" in spec.axes]
+    first = arrays[manifest.inputs[0].name]
+    return _inputs(arrays, manifest.inputs, "given", batches[0] if batches else len(first) if first.ndim else 1)
+
+
+def _inputs(arrays: Arrays, specs: Sequence[TensorSpec], source: str, batch: int) -> Inputs:
+    axes = ((spec, _time_axis(spec)) for spec in specs)
+    lengths = [arrays[spec.name].shape[axis] for spec, axis in axes if axis is not None]
+    return Inputs(arrays=arrays, source=source, batch=batch, time_steps=lengths[0] if lengths else None)
+
+
+def _batch_axis(spec: TensorSpec) -> int | None:
+    """The free axis that counts rows: the one named so, else a free first one."""
+    if "batch" in spec.axes:
+        return spec.axes.index("batch")
+    return 0 if spec.axes and isinstance(spec.axes[0], str) else None
+
+
+def _time_axis(spec: TensorSpec) -> int | None:
+    """The axis named ``time``; else the second of (batch, time, features...) or of (batch, time) word ids."""
+    if "time" in spec.axes:
+        return spec.axes.index("time")
+    is_sequence = len(spec.axes) >= 3 or (len(spec.axes) == 2 and np.dtype(spec.dtype).kind in "iu")
+    return 1 if is_sequence and _batch_axis(spec) != 1 else None
+
+
+def _check_fixed(specs: Sequence[TensorSpec], batch: int, time_steps: int | None) -> None:
+    """Raise WrongUsage where the file fixes what is wanted otherwise."""
+    if specs and specs[0].axes and all(_batch_axis(spec) is None for spec in specs) and specs[0].axes[0] != batch:
+        raise WrongUsage(
+            f"the file takes a batch of exactly {specs[0].axes[0]}, not {batch}: ask for batch {specs[0].axes[0]}"
+        )
+    if time_steps is None:
+        return
+    lengths = [spec.axes[axis] for spec in specs if (axis := _time_axis(spec)) is not None]
+    if not lengths:
+        raise WrongUsage(f"the file has no time axis, so it cannot take {time_steps} time steps")
+    if isinstance(lengths[0], int) and lengths[0] != time_steps:
+        raise WrongUsage(f"the file takes exactly {lengths[0]} time steps, not {time_steps}")
+
+
+def _golden(model: StrPath, manifest: Manifest) -> Arrays | None:
+    """The golden input of each spec; None where there are no golden samples beside the file."""
+    try:
+        found = read_golden(model, manifest.model_hash).inputs
+    except MissingInput:
+        return None
+    for spec in manifest.inputs:
+        if spec.name not in found:
+            raise InvalidFile(golden_folder(model), f"it has no sample for the input '{spec.name}'. Export again")
+        shape = found[spec.name].shape
+        if len(shape) != len(spec.axes) or 0 in shape:
+            raise InvalidFile(golden_folder(model), f"the input '{spec.name}' takes {spec.axes}; its sample is {shape}")
+    return found
+
+
+def _fitted(array: npt.NDArray[Any], spec: TensorSpec, batch: int, time_steps: int | None) -> npt.NDArray[Any]:
+    """A golden sample with free axes of the wanted lengths, repeated from its start where it is too short."""
+    for axis, length in ((_batch_axis(spec), batch), (_time_axis(spec), time_steps)):
+        if axis is not None and length is not None and isinstance(spec.axes[axis], str):
+            array = np.take(array, np.arange(length) % array.shape[axis], axis=axis)
+    return np.ascontiguousarray(array)
+
+
+def _made(
+    spec: TensorSpec, batch: int, time_steps: int, ids: tuple[int, int], random: np.random.Generator
+) -> npt.NDArray[Any]:
+    shape = [
+        axis if isinstance(axis, int) else batch if place == _batch_axis(spec)
+        else time_steps if place == _time_axis(spec) or axis.startswith("time") else _OTHER_LENGTH
+        for place, axis in enumerate(spec.axes)
+    ]  # fmt: skip
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "b":
+        return np.ones(shape, dtype)
+    if dtype.kind in "iu":
+        return random.integers(*ids, shape).astype(dtype)
+    return random.standard_normal(shape).astype(dtype)
+
+
+def _id_range(spec: TensorSpec, manifest: Manifest) -> tuple[int, int]:
+    """First id and the one past the last that an integer input certainly takes."""
+    step = ((manifest.preprocessing or {}).get("inputs") or {}).get(spec.name) or {}
+    if "vocabulary" not in step:
+        return _SAFE_IDS
+    return int(step["first_id"]), int(step["first_id"]) + max(1, len(step["vocabulary"]))

@@ -1,0 +1,193 @@
+"""The record of a benchmark, in memory and as JSON.
+
+`results.json` is `BenchmarkRun` with every field under its own name; `SCHEMA_VERSION` grows when a field changes its
+meaning or goes away. Times are nanoseconds. Nothing is rounded, and no percentile is given that has too few samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from edgeseq import files
+from edgeseq.bench.machine import Machine
+from edgeseq.bench.sample import ClockFacts, Settings, WarmUp
+from edgeseq.bench.stats import Interval, Ratio, paired_ratio
+from edgeseq.errors import InvalidFile, WrongUsage
+
+SCHEMA = "edgeseq.benchmark"
+SCHEMA_VERSION = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkResult:
+    """One subject, measured."""
+
+    name: str
+    """Name of the subject, unique in its run."""
+    provider: str
+    """Where it ran: ``cpu``, ``cuda``, ``tensorrt``, or a rival's own name for it."""
+    threads: int | None
+    """Threads within an op; 0 means all cores, None that the subject's library decides."""
+    batch: int
+    """Rows of a call."""
+    time_steps: int | None
+    """Length of the time axis; None where the inputs have none."""
+    inputs: str
+    """Where the inputs came from: ``golden`` (samples beside the file), ``made`` (from the seed) or ``given``."""
+    size_bytes: int | None
+    """Size of the model on disk; None where it has no file."""
+    file_sha256: str | None
+    """SHA-256 of the file in hexadecimal; None where it has no file."""
+    count: int
+    """Number of timed calls."""
+    p50_ns: int | None
+    """Median time of a call; None with fewer than 11 calls."""
+    p50_interval_ns: Interval | None
+    """95 % interval of the median."""
+    p90_ns: int | None
+    """90th percentile; None with fewer than 64 calls."""
+    p90_interval_ns: Interval | None
+    """95 % interval of the 90th percentile."""
+    p99_ns: int | None
+    """99th percentile; None with fewer than 662 calls."""
+    p99_interval_ns: Interval | None
+    """95 % interval of the 99th percentile."""
+    throughput_per_s: float | None
+    """Rows a second, calls one after the other; None when nothing was timed."""
+    warm_up: WarmUp | None
+    """The calls before timing; None when the subject failed in them."""
+    round_p50_ns: tuple[float, ...]
+    """Median time of each round's calls: ratios and comparisons are taken from these."""
+    distribution_ns: tuple[int, ...]
+    """Percentiles 0 (the minimum) to 100 (the maximum), for drawing: its far ends may rest on a single call."""
+    samples_ns: tuple[tuple[int, ...], ...] | None
+    """Every timed call, round by round, in the order it happened; None unless asked for."""
+    max_abs: float | None
+    """Largest absolute difference of its answers from the run's first subject's; None where `answers` says why."""
+    answers: str
+    """``reference``, ``compared``, or why its answers were not compared."""
+    error: str | None
+    """Why there is no measurement; None when there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectRatio:
+    """How much faster one subject is than another, from the rounds they were both measured in."""
+
+    name: str
+    """The subject."""
+    reference: str
+    """The subject it is held against."""
+    speedup: Ratio
+    """Time of the reference / time of the subject: above 1, the subject is faster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkRun:
+    """Everything one run measured, and all that is needed to judge or repeat it."""
+
+    results: tuple[BenchmarkResult, ...]
+    """One a subject, in the order they were given."""
+    ratios: tuple[SubjectRatio, ...]
+    """Every other measured subject against the first; empty when the first has no measurement."""
+    machine: Machine
+    """The machine."""
+    versions: Mapping[str, str]
+    """Versions of Python and the packages that matter."""
+    settings: Settings
+    """How long was measured, and the seed."""
+    clock: ClockFacts
+    """Resolution and cost of the clock."""
+    load_average: float | None
+    """Processes running on the machine in the minute before, this one included; None where unknown."""
+    started: str
+    """When it began: date and time in UTC, ISO 8601."""
+    schema: str = SCHEMA
+    """What kind of document this is."""
+    schema_version: int = SCHEMA_VERSION
+    """Version of its format."""
+
+    def __getitem__(self, name: str) -> BenchmarkResult:
+        for result in self.results:
+            if result.name == name:
+                return result
+        raise KeyError(name)
+
+    def to_json(self) -> str:
+        """The run as one JSON document."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+
+
+def speedup(subject: BenchmarkResult, reference: BenchmarkResult) -> Ratio | None:
+    """How many times faster `subject` is than `reference`, both of the same run.
+
+    None when either was not measured, or is too short for the clock.
+    """
+    if (
+        not subject.round_p50_ns
+        or not reference.round_p50_ns
+        or 0.0 in (*subject.round_p50_ns, *reference.round_p50_ns)
+    ):
+        return None
+    return paired_ratio(reference.round_p50_ns, subject.round_p50_ns)
+
+
+def write_run(run: BenchmarkRun, path: files.StrPath, *, overwrite: bool = False) -> None:
+    """Write `run` to `path` as JSON. Raises OutputExists."""
+    target = files.check_output(path, overwrite=overwrite)
+    files.write_bytes(target, (run.to_json() + "\n").encode())
+
+
+def read_run(path: files.StrPath) -> BenchmarkRun:
+    """Read a run written by `write_run`. Raises MissingInput, or InvalidFile when it is something else or newer."""
+    found = files.check_input(path, "benchmark results")
+    try:
+        document = json.loads(found.read_text(encoding="utf-8"))
+    except (ValueError, IsADirectoryError) as error:
+        raise InvalidFile(path, f"it is not JSON ({error})") from error
+    return run_from_dict(document, path)
+
+
+def run_from_dict(document: Any, path: files.StrPath = "results") -> BenchmarkRun:
+    """The run that a JSON document (already parsed) holds; `path` is named in errors. Raises InvalidFile."""
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise InvalidFile(path, "it holds no benchmark results of edgeseq; `edgeseq bench --output` writes them")
+    version = document.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise InvalidFile(
+            path,
+            f"its schema version is {version}; this edgeseq reads up to {SCHEMA_VERSION}. "
+            "Upgrade with: pip install --upgrade edgeseq",
+        )
+    try:
+        return _from_json(BenchmarkRun, document)
+    except (KeyError, TypeError, AttributeError, WrongUsage) as error:
+        raise InvalidFile(path, f"its results are incomplete ({type(error).__name__}: {error})") from error
+
+
+def _from_json(kind: type[T], value: Any) -> T:
+    """`value`, as JSON holds it, as an instance of the dataclass `kind`; missing fields without default raise."""
+    hints = typing.get_type_hints(kind)
+    return kind(**{key: _convert(hints[key], item) for key, item in value.items()})
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    """`value` as the type `hint` says: JSON has neither tuples nor dataclasses."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        if value is None and type(None) in parts:
+            return None
+        return _convert(next(part for part in parts if part is not type(None)), value)
+    if origin is tuple:
+        return tuple(_convert(parts[0], item) for item in value)
+    if dataclasses.is_dataclass(hint):
+        return _from_json(typing.cast(type[Any], hint), value)
+    return value

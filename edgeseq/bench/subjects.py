@@ -1,0 +1,143 @@
+"""What can be measured: anything callable, described. Made here from ONNX files, run as an application runs them."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeseq.bench.answers import flatten
+from edgeseq.bench.inputs import Inputs, find_inputs, given_inputs
+from edgeseq.errors import EdgeseqError
+from edgeseq.files import StrPath
+from edgeseq.runtime import Model, structure
+
+KERAS_PREDICT = "Keras predict"
+"""Name of the subject that calls ``model.predict``."""
+KERAS_EXPORT = "Keras export"
+"""Name of the subject that runs what Keras itself exports."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Something to measure: `call` does the work once and returns the answers, or `error` says why it cannot."""
+
+    name: str
+    """Unique in a run."""
+    call: Callable[[], object] | None
+    """Takes nothing, returns the answers (arrays, nested as they may be); None when `error` is set."""
+    provider: str = "cpu"
+    """Where it runs."""
+    threads: int | None = None
+    """Threads within an op; 0 means all cores, None that the subject's library decides."""
+    batch: int = 1
+    """Rows of a call."""
+    time_steps: int | None = None
+    """Length of the time axis; None where there is none."""
+    inputs: str = "given"
+    """Where the inputs came from: ``golden``, ``made`` or ``given``."""
+    size_bytes: int | None = None
+    """Size of the model on disk; None where it has no file."""
+    file_sha256: str | None = None
+    """SHA-256 of the file in hexadecimal; None where it has no file."""
+    error: str | None = None
+    """Why it cannot be measured; None when it can."""
+
+
+def file_subject(
+    model: StrPath,
+    *,
+    name: str | None = None,
+    provider: str = "cpu",
+    threads: int | None = None,
+    batch: int = 1,
+    time_steps: int | None = None,
+    inputs: Any = None,
+    seed: int = 0,
+) -> Subject:
+    """A subject that runs an ONNX file, ours or any other, through `edgeseq.runtime.Model`, its checks included.
+
+    `threads` None takes the file's advice for the batch. `inputs` are what the model takes, or arrays by input name;
+    `batch` and `time_steps` are then read from them. None takes the golden samples beside the file, else makes some
+    from `seed`: see `edgeseq.bench.inputs.find_inputs`. `name` None takes the file's name.
+
+    Raises MissingInput, InvalidFile, ProviderUnavailable, WrongUsage, MissingExtra.
+    """
+    return opened_subject(
+        model, name=name, provider=provider, threads=threads, batch=batch, time_steps=time_steps, inputs=inputs,
+        seed=seed,
+    )[0]  # fmt: skip
+
+
+def opened_subject(
+    model: StrPath,
+    *,
+    name: str | None = None,
+    provider: str = "cpu",
+    threads: int | None = None,
+    batch: int = 1,
+    time_steps: int | None = None,
+    inputs: Any = None,
+    seed: int = 0,
+) -> tuple[Subject, Any]:
+    """`file_subject`, and the inputs that it feeds, nested as the Keras model takes them."""
+    if inputs is not None:
+        first = flatten(inputs)[0]
+        batch = len(first) if first.ndim else 1
+    opened = Model(model, provider=provider, threads=threads, batch=batch)
+    found = _inputs(opened, model, inputs, batch, time_steps, seed)
+    fed = structure.nest(found.arrays, opened.manifest.input_structure)
+    subject = Subject(
+        name=name or Path(model).name,
+        call=lambda: opened(fed),
+        provider=provider,
+        threads=opened.threads,
+        batch=found.batch,
+        time_steps=found.time_steps,
+        inputs=found.source,
+        size_bytes=model_size_bytes(model),
+        file_sha256=file_sha256(model),
+    )
+    return subject, fed
+
+
+def _inputs(opened: Model, path: StrPath, inputs: Any, batch: int, time_steps: int | None, seed: int) -> Inputs:
+    if inputs is None:
+        return find_inputs(path, opened.manifest, batch=batch, time_steps=time_steps, seed=seed)
+    return given_inputs(opened.feed.by_name(inputs), opened.manifest)
+
+
+def file_sha256(path: StrPath) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_size_bytes(path: StrPath) -> int:
+    """Size of an ONNX file together with the files beside it that hold its external data.
+
+    A tensor kept outside has an entry with the key ``location`` (TensorProto.external_data); its bytes are looked for
+    as they are, because weights, which are most of a file, need not be parsed for that.
+    """
+    found = Path(path)
+    entry = b"\x0a\x08location\x12"
+    names = set()
+    with found.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        position = data.find(entry)
+        while position >= 0:
+            start = position + len(entry)
+            # One byte of length: a longer one (from 128 on) is no name that a writer chooses.
+            length = data[start]
+            names.add(data[start + 1 : start + 1 + length])
+            position = data.find(entry, start)
+    outside = [found.parent / name.decode("utf-8", "replace") for name in names if b"\0" not in name]
+    return found.stat().st_size + sum(other.stat().st_size for other in outside if other.is_file())
+
+
+def error_text(error: Exception) -> str:
+    """An error as one line for a table: with its type where the message alone may not tell, and with its notes."""
+    text = str(error) if isinstance(error, EdgeseqError) else f"{type(error).__name__}: {error}"
+    return " ".join(" ".join([text, *getattr(error, "__notes__", ())]).split())

@@ -1,0 +1,108 @@
+"""From a traced TensorFlow function to an ONNX graph that still holds its markers. The only user of tf2onnx."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import tensorflow as tf
+import tf2onnx
+from onnx import helper
+from tf2onnx import optimizer, tf_loader, tfonnx
+
+from edgeseq.errors import UnsupportedOp, WrongUsage
+
+MARKER_DOMAIN = "edgeseq"
+MARKER_OP = "Marker"
+OPSETS = range(15, 19)
+"""Opsets that both tf2onnx and the lowering can write."""
+
+
+def to_onnx(function: Any, input_names: Sequence[str], output_names: Sequence[str], *, opset: int) -> ir.Model:
+    """Convert a concrete function of flat tensors; its markers become nodes ``edgeseq::Marker`` with a `token`.
+
+    Raises WrongUsage for an opset that cannot be written and UnsupportedOp for TensorFlow ops that ONNX lacks.
+    """
+    if opset not in OPSETS:
+        raise WrongUsage(f"opset {opset} cannot be written; allowed: {OPSETS.start} to {OPSETS.stop - 1}")
+    captured = {id(tensor) for tensor in function.graph.internal_captures}
+    inputs = [tensor.name for tensor in function.inputs if id(tensor) not in captured]
+    outputs = [tensor.name for tensor in function.outputs]
+    with _numpy_1_names(), _quiet():
+        frozen = tf_loader.from_function(function, inputs, outputs)
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(frozen, name="")
+            converted = tfonnx.process_tf_graph(
+                graph,
+                opset=opset,
+                extra_opset=[helper.make_opsetid(MARKER_DOMAIN, 1)],
+                custom_op_handlers={"PyFuncStateless": (_keep_marker, [])},
+                input_names=inputs,
+                output_names=outputs,
+                tensors_to_rename=dict(zip([*inputs, *outputs], [*input_names, *output_names], strict=True)),
+            )
+        converted = optimizer.optimize_graph(converted, catch_errors=False)
+        proto = converted.make_model("edgeseq")
+    _refuse_unknown_ops(proto.graph)
+    return ir.from_proto(proto)
+
+
+def _keep_marker(context: Any, node: Any, name: str, args: Any) -> None:  # noqa: ARG001
+    node.domain = MARKER_DOMAIN
+    node.type = MARKER_OP
+    for attribute in list(node.attr):
+        if attribute != "token":
+            del node.attr[attribute]
+
+
+def _refuse_unknown_ops(graph: onnx.GraphProto) -> None:
+    """tf2onnx only logs an op that it cannot convert, and writes it out as it is."""
+    unknown: set[str] = set()
+
+    def visit(graph: onnx.GraphProto) -> None:
+        for node in graph.node:
+            if node.domain in ("", "ai.onnx"):
+                if not onnx.defs.has(node.op_type):
+                    unknown.add(node.op_type)
+            elif (node.domain, node.op_type) != (MARKER_DOMAIN, MARKER_OP):
+                unknown.add(f"{node.domain}::{node.op_type}")
+            for attribute in node.attribute:
+                for inner in [attribute.g, *attribute.graphs]:
+                    visit(inner)
+
+    visit(graph)
+    if unknown:
+        advice = ""
+        if any("Table" in op or "String" in op for op in unknown):
+            advice = "Text and vocabulary layers belong before the model: give them to export as `preprocessing`."
+        raise UnsupportedOp(sorted(unknown), advice)
+
+
+@contextlib.contextmanager
+def _numpy_1_names() -> Iterator[None]:
+    """tf2onnx 1.17 still asks NumPy for names that NumPy 2 dropped."""
+    missing = [(name, value) for name, value in (("object", object), ("bool", np.bool_)) if name not in vars(np)]
+    for name, value in missing:
+        setattr(np, name, value)
+    try:
+        yield
+    finally:
+        for name, _ in missing:
+            delattr(np, name)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep tf2onnx's log lines from the user: what matters in them becomes an exception."""
+    logger = logging.getLogger(tf2onnx.__name__)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,297 @@
+"""`export`: a Keras model in, a verified ONNX file out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import tensorflow as tf
+import tf2onnx
+
+from edgeseq import __version__, files
+from edgeseq.conversion import finish
+from edgeseq.conversion import streaming as streams
+from edgeseq.conversion.axes import output_specs
+from edgeseq.conversion.bridge import to_onnx
+from edgeseq.conversion.load import load_model
+from edgeseq.conversion.place import Placed, place_markers
+from edgeseq.conversion.reference import Answers, Trial, keras_answers
+from edgeseq.conversion.report import ExportReport
+from edgeseq.conversion.signature import Signature, read_signature
+from edgeseq.conversion.trace import trace_model
+from edgeseq.conversion.verify import final_states, verify
+from edgeseq.errors import InputMismatch, LoopRefused, ParityFailed, Refused, WrongUsage
+from edgeseq.runtime import preprocessing as steps
+from edgeseq.runtime.golden import Golden, write_golden
+from edgeseq.runtime.manifest import METADATA_KEY, Manifest, MaskSpec, TensorSpec, ThreadAdvice
+
+Array = npt.NDArray[Any]
+
+TARGETS = ("cpu", "cuda", "tensorrt")
+TOLERANCE = 1e-5
+"""For float32 on the CPU: what other orders of summation and other polynomials for tanh and sigmoid differ by."""
+
+# A protobuf file cannot be larger than 2 GiB; what is not weights needs some room.
+_LARGEST_WEIGHTS_BYTES = 2**31 - 2**24
+
+
+def export(
+    model_or_path: Any,
+    output: files.StrPath,
+    *,
+    opset: int = 18,
+    target: str = "cpu",
+    streaming: bool = False,
+    lowering: str = "auto",
+    allow_loop: bool = False,
+    samples: Any = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Convert a Keras model to ONNX, verify it against Keras, and write it with its golden samples beside it.
+
+    `model_or_path` is a `keras.Model` or a `.keras` or `.h5` file. `target` (``cpu``, ``cuda``, ``tensorrt``) and
+    `lowering` (``auto``, ``fused``, ``unrolled``, ``scan``) choose how recurrent layers are written. With `streaming`
+    every recurrent state becomes an input and an output, batch first; layers with ``stateful=True`` always do.
+    `samples` is one batch of the model's inputs, (batch, time, ...) each, nested as the model takes them: they are
+    checked too, and become the golden samples. `preprocessing` is the document described in
+    `edgeseq.runtime.preprocessing`; for a path it defaults to the `.preprocessing.json` beside it.
+
+    Raises UnsupportedLayer, UnsupportedOp, LoopRefused (all Refused) for what cannot be exact or native, ParityFailed
+    when the finished file differs from Keras by more than 1e-5 × max(1, max |answer|), OutputExists, MissingInput,
+    InvalidFile, WrongUsage. Whatever it raises, nothing is left behind and the model works as before.
+    """
+    target_path = _check_arguments(output, target, overwrite)
+    model = load_model(model_or_path)
+    preprocessing = _preprocessing(preprocessing, model_or_path)
+    signature = read_signature(model, samples)
+    given = None if samples is None else _flat_samples(samples, signature)
+    stateful = streaming or streams.has_state(model)
+    if stateful:
+        streams.refuse_what_cannot_stream(model)
+
+    started = time.perf_counter()
+    graph, placed, free = _convert(model, signature, opset, target, stateful, lowering)
+    loops = finish.count_loops(graph)
+    if loops and not allow_loop:
+        raise LoopRefused(
+            f"the graph would hold {loops} ONNX Loop: a while-loop of the model's own code. Most accelerators refuse "
+            "it, and it is slow. Rewrite it with keras.layers, or allow it (--allow-loop, allow_loop=True)"
+        )
+    inputs = tuple(TensorSpec(name=spec.name, dtype=spec.dtype, axes=spec.axes) for spec in free.inputs)
+    outputs = output_specs(graph, inputs, placed.states)
+    conversion = time.perf_counter() - started
+
+    started = time.perf_counter()
+    answers = streams.answers(model, signature, given, outputs) if stateful else keras_answers(model, signature, given)
+    asked = time.perf_counter() - started
+
+    started = time.perf_counter()
+    outputs = _name_outputs(graph, inputs, outputs, answers)
+    finish.canonical(graph)
+    manifest = Manifest(
+        inputs=inputs,
+        outputs=outputs,
+        input_structure=signature.input_structure,
+        output_structure=answers.output_structure,
+        states=placed.states,
+        masks=_masks(model),
+        recurrent=placed.recurrent,
+        preprocessing=preprocessing,
+        parameters=model.count_params(),
+        tolerance=TOLERANCE,
+        # One step's work is too small to share; rows of a batch are not.
+        threads=(ThreadAdvice(batch=1, threads=1), ThreadAdvice(batch=8, threads=0)) if placed.recurrent else (),
+        versions=_versions(),
+        model_hash=_model_hash(model),
+    )
+    if preprocessing is not None:
+        steps.validate(preprocessing, inputs=[spec.name for spec in inputs], outputs=[spec.name for spec in outputs])
+    graph.metadata_props[METADATA_KEY] = manifest.to_json()
+    finish.check(graph)
+    document = ir.to_proto(graph).SerializeToString(deterministic=True)
+    conversion += time.perf_counter() - started
+
+    started = time.perf_counter()
+    with files.whole_file(target_path) as temporary:
+        temporary.write_bytes(document)
+        parity = verify(temporary, answers.trials, tolerance=manifest.tolerance)
+        if not parity:
+            worst = max(parity.outputs, key=lambda o: (not o.within, o.max_rel))
+            raise ParityFailed(
+                f"the exported graph differs from Keras: output '{worst.name}' by {worst.max_rel:.2e} of its range, "
+                f"tolerance {worst.tolerance:.0e}. Nothing was written. This is a bug in edgeseq, or the model's "
+                "numbers are beyond what float32 can repeat (very large values, or chaotic dynamics)",
+                parity,
+            )
+        sample = answers.trials[0] if given is not None else max(answers.trials, key=_rows)
+        golden = write_golden(target_path, _golden(temporary, manifest, sample), manifest.model_hash)
+    verification = asked + time.perf_counter() - started
+    return ExportReport(
+        path=os.fspath(target_path),
+        golden_path=os.fspath(golden),
+        size_bytes=len(document),
+        parameters=model.count_params(),
+        nodes=sum(1 for _ in ir.traversal.RecursiveGraphIterator(graph.graph)),
+        recurrent=placed.recurrent,
+        reasons=placed.reasons,
+        loops=loops,
+        states=tuple(state.input for state in placed.states),
+        parity=parity,
+        notes=answers.refused,
+        conversion_seconds=conversion,
+        verification_seconds=verification,
+    )
+
+
+def _check_arguments(output: files.StrPath, target: str, overwrite: bool) -> Path:
+    if target not in TARGETS:
+        raise WrongUsage(f"unknown target '{target}'; allowed: {', '.join(TARGETS)}")
+    path = files.check_output(output, overwrite=overwrite)
+    if path.suffix != ".onnx":
+        raise WrongUsage(f"output must end in .onnx, got {path.name}")
+    return path
+
+
+def _preprocessing(given: Mapping[str, Any] | None, model_or_path: Any) -> Mapping[str, Any] | None:
+    """What was given, else the file that training wrote beside the model."""
+    if given is not None or not isinstance(model_or_path, str | os.PathLike):
+        return given
+    beside = Path(model_or_path).with_suffix(".preprocessing.json")
+    if not beside.is_file():
+        return None
+    try:
+        document: Mapping[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WrongUsage(f"{beside} is not JSON ({error}). Repair or remove it") from error
+    return document
+
+
+def _flat_samples(samples: Any, signature: Signature) -> list[Array]:
+    """One batch of inputs as flat arrays of the exported dtypes, in the signature's order."""
+    names = [spec.name for spec in signature.inputs]
+    if isinstance(samples, Mapping) and set(samples) == set(names):
+        arrays = [samples[name] for name in names]
+    else:
+        arrays = keras.tree.flatten(samples)
+    if len(arrays) != len(names):
+        raise InputMismatch(f"samples hold {len(arrays)} arrays; the model takes {len(names)}: {', '.join(names)}")
+    flat = []
+    for spec, array in zip(signature.inputs, arrays, strict=True):
+        array = np.asarray(array)
+        if array.ndim != len(spec.axes) or any(
+            isinstance(axis, int) and axis != length for axis, length in zip(spec.axes, array.shape, strict=True)
+        ):
+            raise InputMismatch(f"samples for '{spec.name}' have shape {array.shape}; expected {spec.axes}", spec.name)
+        flat.append(array.astype(spec.dtype))
+    return flat
+
+
+def _convert(
+    model: Any, signature: Signature, opset: int, target: str, stateful: bool, lowering: str
+) -> tuple[ir.Model, Placed, Signature]:
+    """The cleaned graph, what was placed in it, and the signature with the axes that it really has free."""
+    # A file that carries states takes any batch and chunk, though a stateful Keras model fixes both. Where something
+    # after the recurrent layers needs the fixed length, tracing says so, and the model's own lengths are kept.
+    candidates = [signature.with_free_time(), signature] if stateful else [signature]
+    for candidate in candidates:
+        inputs = [
+            tf.TensorSpec([axis if isinstance(axis, int) else None for axis in spec.axes], spec.dtype)
+            for spec in candidate.inputs
+        ]
+        try:
+            trace = trace_model(lambda *flat: keras.tree.flatten(signature.call(*flat)), inputs, streaming=stateful)
+            break
+        except Refused:
+            raise
+        except Exception:
+            if candidate is candidates[-1]:
+                raise
+    count = len(trace.function.outputs)
+    names = [f"output:{index}" for index in range(count)]
+    graph = to_onnx(trace.function, [spec.name for spec in signature.inputs], names, opset=opset)
+    finish.name_axes(graph.graph.inputs, {spec.name: spec.axes for spec in candidate.inputs})
+    placed = place_markers(graph, trace, lowering_name=lowering, target=target)
+    finish.clean(graph)
+    weights = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value)
+    if weights > _LARGEST_WEIGHTS_BYTES:
+        raise Refused(f"the weights take {weights / 2**30:.1f} GiB; a single ONNX file can hold 2 GiB")
+    return graph, placed, candidate
+
+
+def _name_outputs(
+    graph: ir.Model, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], answers: Answers
+) -> tuple[TensorSpec, ...]:
+    """Write the outputs' final names and axes into the graph; states stay behind them."""
+    clash = {spec.name for spec in inputs} & set(answers.output_names)
+    if clash:
+        raise WrongUsage(f"an input and an output are both called {clash.pop()}. Rename one of the layers")
+    named = []
+    for value, spec, name in zip(graph.graph.outputs, outputs, answers.output_names, strict=False):
+        axes = tuple(axis.replace(spec.name, name) if isinstance(axis, str) else axis for axis in spec.axes)
+        value.name, value.shape = name, ir.Shape(list(axes))
+        named.append(dataclasses.replace(spec, name=name, axes=axes))
+    return tuple(named)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "edgeseq": __version__,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+        "tf2onnx": tf2onnx.__version__,
+        "onnx": onnx.__version__,
+    }
+
+
+def _rows(trial: Trial) -> int:
+    return next(iter(trial.inputs.values())).shape[0]
+
+
+def _masks(model: Any) -> tuple[MaskSpec, ...]:
+    found = []
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, keras.layers.Embedding) and layer.mask_zero:
+            found.append(MaskSpec(layer=layer.name, value=0.0))
+        elif isinstance(layer, keras.layers.Masking):
+            found.append(MaskSpec(layer=layer.name, value=float(layer.mask_value)))
+    return tuple(found)
+
+
+def _model_hash(model: Any) -> str:
+    """SHA-256 over the config, where the model has one, and all weights."""
+    digest = hashlib.sha256()
+    try:
+        digest.update(json.dumps(json.loads(model.to_json()), sort_keys=True).encode())
+    except (NotImplementedError, TypeError, ValueError):
+        # A subclassed model need not have a config; its weights still tell it from others.
+        digest.update(type(model).__name__.encode())
+    for weight in model.weights:
+        array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value))
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _golden(path: Path, manifest: Manifest, trial: Trial) -> Golden:
+    """One trial, with states from zero, in the order of the graph's inputs and outputs."""
+    inputs, outputs = dict(trial.inputs), {spec.name: trial.outputs[spec.name] for spec in manifest.outputs}
+    if manifest.states:
+        rows = next(iter(inputs.values())).shape[0]
+        for state in manifest.states:
+            shape = [axis if isinstance(axis, int) else rows for axis in state.axes]
+            inputs[state.input] = np.full(shape, state.initial, state.dtype)
+        # Keras shows no states; the file's own have been checked by cutting the sequence in several ways.
+        outputs |= final_states(path, trial.inputs)
+    return Golden(inputs=inputs, outputs=outputs)

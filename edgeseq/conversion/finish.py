@@ -1,0 +1,188 @@
+"""The finished graph: cleaned, in one canonical order with canonical names, checked.
+
+The same model gives the same bytes in every process: nothing depends on the names or the order in which TensorFlow and
+tf2onnx made things.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgeseq.errors import EdgeseqError
+from edgeseq.lowering.builder import Builder
+
+
+def clean(model: ir.Model) -> None:
+    """Remove what computes nothing: dead nodes, identities, transpositions that cancel, repeated constants."""
+    for graph_pass in (
+        common.IdentityEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.DeduplicateInitializersPass(),
+    ):
+        graph_pass(model)
+    _cancel_transposes(model.graph)
+    _transpose_ids_not_vectors(model.graph)
+    common.RemoveUnusedNodesPass()(model)
+
+
+def _permutation(node: ir.Node | None) -> list[int] | None:
+    if node is None or node.op_type != "Transpose" or "perm" not in node.attributes:
+        return None
+    return list(node.attributes.get_ints("perm"))
+
+
+def _cancel_transposes(graph: ir.Graph) -> None:
+    """Between stacked layers, (batch, time) to (time, batch) follows its own inverse."""
+    for node in list(graph):
+        second = _permutation(node)
+        inner = node.inputs[0].producer() if second else None
+        first = _permutation(inner)
+        if second is None or first is None or inner is None:
+            continue
+        if [first[axis] for axis in second] == sorted(first) and not node.outputs[0].is_graph_output():
+            source = inner.inputs[0]
+            assert source is not None
+            ir.convenience.replace_all_uses_with(node.outputs[0], source)
+
+
+def _transpose_ids_not_vectors(graph: ir.Graph) -> None:
+    """Reorder (batch, time) word ids before the table is read, instead of their vectors after it."""
+    for node in list(graph):
+        if _permutation(node) != [1, 0, 2] or node.inputs[0] is None:
+            continue
+        gather = node.inputs[0].producer()
+        if gather is None or gather.op_type != "Gather" or gather.attributes.get_int("axis", 0) != 0:
+            continue
+        table, ids = gather.inputs
+        if table is None or ids is None or len(node.inputs[0].uses()) != 1 or node.inputs[0].is_graph_output():
+            continue
+        if table.shape is None or len(table.shape) != 2 or ids.shape is None or len(ids.shape) != 2:
+            continue
+        b = Builder(node.metadata_props.get("layer", ""))
+        made = b.op("Gather", table, b.transpose(ids, 1, 0), axis=0)
+        graph.insert_before(node, b.nodes)
+        ir.convenience.replace_all_uses_with(node.outputs[0], made)
+
+
+def name_axes(values: Iterable[ir.Value], axes: Mapping[str, Sequence[str | int]]) -> None:
+    """Write the axes' names into the shapes of a graph's inputs or outputs."""
+    for value in values:
+        if value.name in axes:
+            value.shape = ir.Shape(list(axes[value.name]))
+
+
+def canonical(model: ir.Model) -> None:
+    """One order and one naming, whatever was there before."""
+    common.TopologicalSortPass()(model)
+    _rename(model.graph, "", {value.name for value in (*model.graph.inputs, *model.graph.outputs)})
+    _order_initializers(model.graph)
+    model.graph.name = "edgeseq"
+    model.graph.doc_string = None
+    model.producer_name, model.producer_version = "edgeseq", None
+    for domain in [domain for domain in model.opset_imports if domain]:
+        del model.opset_imports[domain]
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        node.doc_string = None
+
+
+def _depth_first(graph: ir.Graph) -> list[ir.Node]:
+    """Nodes in the order in which a walk from the outputs finishes them: it depends on the structure alone."""
+    order: list[ir.Node] = []
+    seen: set[int] = set()
+    own = {id(node) for node in graph}
+
+    def needs(node: ir.Node) -> list[ir.Node]:
+        values = [value for value in node.inputs if value is not None]
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
+                    values += [value for value in inner.inputs if value is not None]
+        producers = [value.producer() for value in values]
+        return [producer for producer in producers if producer is not None and id(producer) in own]
+
+    for output in graph.outputs:
+        stack = [(output.producer(), False)]
+        while stack:
+            node, finished = stack.pop()
+            if node is None or (id(node) in seen and not finished) or id(node) not in own:
+                continue
+            if finished:
+                order.append(node)
+                continue
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend((producer, False) for producer in reversed(needs(node)))
+    return order
+
+
+def _rename(graph: ir.Graph, prefix: str, taken: set[str | None]) -> None:
+    """Nodes in depth-first order; values and nodes named by layer, op and number."""
+    order = _depth_first(graph)
+    kept = {id(node) for node in order}
+    for node in list(graph):
+        if id(node) not in kept:
+            graph.remove(node, safe=True)
+    # Moving each node to the end, one after another, leaves them in this order.
+    for node in order:
+        graph.remove(node)
+        graph.append(node)
+    for number, node in enumerate(order):
+        layer = node.metadata_props.get("layer") or _layer_of(node.name or "")
+        node.metadata_props.clear()
+        node.name = f"{prefix}{layer + '/' if layer else ''}{node.op_type}_{number}"
+        for index, output in enumerate(node.outputs):
+            if output.is_graph_output() and not prefix:
+                continue
+            output.name = node.name if len(node.outputs) == 1 else f"{node.name}:{index}"
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                body = attribute.as_graph()
+                body.name = node.name
+                for index, value in enumerate(body.inputs):
+                    value.name = f"{node.name}/in_{index}"
+                _rename(body, f"{node.name}/", taken)
+
+
+def _layer_of(name: str) -> str:
+    """The Keras layer in a TensorFlow scope such as ``sequential_1/dense_1/MatMul``; the counter of a scope's
+    repetition is not part of it."""
+    parts = name.split("/")
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", parts[-2]) if len(parts) > 1 else ""
+
+
+def _order_initializers(graph: ir.Graph) -> None:
+    """Constants named and stored by the order of their first use; unused ones are dropped."""
+    order: dict[int, ir.Value] = {}
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        for value in node.inputs:
+            if value is not None and value.is_initializer():
+                order.setdefault(id(value), value)
+    for output in graph.outputs:
+        if output.is_initializer():
+            order.setdefault(id(output), output)
+    values = list(order.values())
+    graph.initializers.clear()
+    for number, value in enumerate(values):
+        value.name = f"weight_{number:03d}"
+        if value.const_value is not None:
+            value.const_value.name = value.name
+        graph.initializers.add(value)
+
+
+def check(model: ir.Model) -> None:
+    """ONNX's own checker and its strict shape inference. What they find is a bug of ours, not of the user."""
+    try:
+        onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise EdgeseqError(f"the finished graph is not valid ONNX, which is a bug in edgeseq: {error}") from error
+
+
+def count_loops(model: ir.Model) -> int:
+    """Number of Loop nodes, those in subgraphs included."""
+    return sum(node.op_type == "Loop" for node in ir.traversal.RecursiveGraphIterator(model.graph))

@@ -1,0 +1,173 @@
+"""What edgeseq's files are measured against: Keras's `predict`, and the file that Keras itself exports.
+
+A rival that cannot convert or run a model gets that as its result: a subject with an `error`, never an exception.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from edgeseq.bench.answers import flatten
+from edgeseq.bench.subjects import (
+    KERAS_EXPORT,
+    KERAS_PREDICT,
+    Subject,
+    error_text,
+    file_sha256,
+    model_size_bytes,
+    opened_subject,
+)
+from edgeseq.conversion.load import load_model
+from edgeseq.conversion.reference import reset_states
+from edgeseq.errors import WrongUsage
+from edgeseq.files import StrPath
+from edgeseq.runtime.providers import open_session
+
+
+def side_by_side(
+    model: Any,
+    files: Sequence[StrPath],
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    batch: int = 1,
+    time_steps: int | None = None,
+    inputs: Any = None,
+    seed: int = 0,
+) -> tuple[Subject, ...]:
+    """Subjects for one run: Keras `predict` (the reference), Keras's own export, then each of `files`, same inputs.
+
+    `model` is the Keras model that the files were exported from, or its path. The inputs are chosen for the first
+    file as `edgeseq.bench.file_subject` does; Keras's export runs on as many threads as the first file.
+    Subjects are named after their files, with the folder where two files share a name.
+
+    Raises WrongUsage without files, and what opening the model or a file raises.
+    """
+    if not files:
+        raise WrongUsage("there is no file to hold against Keras: give at least one ONNX file")
+    keras_model = load_model(model)
+    names = [Path(file).name for file in files]
+    ours: list[Subject] = []
+    for file, name in zip(files, names, strict=True):
+        subject, inputs = opened_subject(
+            file,
+            name=name if names.count(name) == 1 else f"{Path(file).parent.name}/{name}",
+            provider=provider,
+            threads=threads,
+            batch=batch,
+            time_steps=time_steps,
+            inputs=inputs,
+            seed=seed,
+        )
+        ours.append(subject)
+    first = ours[0]
+    theirs = keras_subjects(keras_model, inputs, provider=provider, threads=first.threads, time_steps=first.time_steps)
+    # Only the first file chose its inputs, the others were given them: all have them from the same source.
+    return tuple(dataclasses.replace(subject, inputs=first.inputs) for subject in (*theirs, *ours))
+
+
+def keras_subjects(
+    model: Any, inputs: Any, *, provider: str = "cpu", threads: int | None = None, time_steps: int | None = None
+) -> tuple[Subject, Subject]:
+    """The subjects "Keras predict" and "Keras export" for a Keras model or its path, fed with `inputs`.
+
+    `inputs` is one batch of what the model takes. `predict` runs as TensorFlow is set up, the exported file with
+    onnxruntime on `provider` with `threads` (None: all cores). `time_steps` is only recorded. The states of stateful
+    layers start at zero in each call, and are at zero afterwards.
+
+    Raises what loading the model raises; what Keras or onnxruntime raise later becomes the subject's error.
+    """
+    model = load_model(model)
+    first = flatten(inputs)[0]
+    batch = len(first) if first.ndim else 1
+    facts: dict[str, Any] = {"batch": batch, "time_steps": time_steps}
+    return (
+        Subject(name=KERAS_PREDICT, call=_predict(model, inputs, batch), provider="tensorflow", **facts),
+        _export(model, inputs, provider, threads or 0, facts),
+    )
+
+
+def _predict(model: Any, inputs: Any, batch: int) -> Callable[[], Any]:
+    stateful = any(getattr(layer, "stateful", False) for layer in model._flatten_layers(include_self=False))
+
+    def call() -> Any:
+        if stateful:
+            reset_states(model)
+        return model.predict(inputs, batch_size=batch, verbose=0)
+
+    return call
+
+
+def _export(model: Any, inputs: Any, provider: str, threads: int, facts: dict[str, Any]) -> Subject:
+    facts = {**facts, "name": KERAS_EXPORT, "provider": provider, "threads": threads}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            # Keras exports only models that were called; loading a file does not call its model.
+            model(keras.tree.map_structure(np.asarray, inputs), training=False)
+            reset_states(model)
+            with _exporter():
+                model.export(path, format="onnx", verbose=False)
+            facts |= {"size_bytes": model_size_bytes(path), "file_sha256": file_sha256(path)}
+            session = open_session(path, provider=provider, threads=threads)
+        feed = _feed(session, model, inputs)
+    except Exception as error:  # noqa: BLE001 - a rival that cannot do it has that as its result
+        return Subject(call=None, error=error_text(error), **facts)
+    names = [output.name for output in session.get_outputs()]
+    return Subject(call=lambda: session.run(names, feed), **facts)
+
+
+def _feed(session: Any, model: Any, inputs: Any) -> dict[str, Any]:
+    """The inputs under the names that Keras's export gave them, with the dtypes it asks for."""
+    flat = [np.asarray(array) for array in keras.tree.flatten(inputs)]
+    names = [tensor.name for tensor in getattr(model, "inputs", None) or []]
+    wanted = {argument.name: argument for argument in session.get_inputs()}
+    # Keras leaves out inputs that nothing reads, and keeps the names where they are names to TensorFlow as well.
+    if not set(wanted) <= set(names):
+        if len(wanted) != len(flat):
+            raise WrongUsage(f"its file asks for {len(wanted)} inputs ({', '.join(wanted)}), the model for {len(flat)}")
+        names = list(wanted)
+    dtypes = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(int64)": np.int64}
+    return {
+        name: array.astype(dtypes.get(wanted[name].type, array.dtype))
+        for name, array in zip(names, flat, strict=True)
+        if name in wanted
+    }
+
+
+@contextlib.contextmanager
+def _exporter() -> Iterator[None]:
+    """Let Keras's exporter patch tf2onnx and NumPy as it does, once and for good, and undo it afterwards.
+
+    Else a model exported by edgeseq after a benchmark could differ from one exported before it.
+    """
+    tfonnx, graph = (importlib.import_module(name) for name in ("tf2onnx.tfonnx", "tf2onnx.graph"))
+    places = ((tfonnx, "rewrite_constant_fold"), (graph.Node, "get_value_attr"))
+    before = [(owner, name, getattr(owner, name)) for owner, name in places]
+    numpy_has_object = "object" in vars(np)
+    if not numpy_has_object:
+        np.object = object  # type: ignore[attr-defined]
+    logger = logging.getLogger("tf2onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    patch = importlib.import_module("keras.src.export.tf2onnx_lib").patch_tf2onnx
+    # It remembers that it has patched: without this it would not do so a second time.
+    patch.cache_clear()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for owner, name, original in before:
+            setattr(owner, name, original)
+        if not numpy_has_object:
+            del np.object  # type: ignore[attr-defined]

@@ -1,0 +1,156 @@
+"""Put the real thing in the place of every marker: weights as initializers, recurrent layers by a strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgeseq import lowering
+from edgeseq.conversion.bridge import MARKER_DOMAIN, MARKER_OP
+from edgeseq.conversion.trace import RecurrentMarker, Trace
+from edgeseq.lowering.builder import Builder
+from edgeseq.lowering.spec import RecurrentSpec
+from edgeseq.lowering.strategy import Signals
+from edgeseq.runtime.manifest import RecurrentLayer, StateSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """What was put into the graph."""
+
+    recurrent: tuple[RecurrentLayer, ...]
+    """One entry a Keras layer, in graph order."""
+    reasons: dict[str, str]
+    """Layer name to the reason for its strategy."""
+    states: tuple[StateSpec, ...]
+    """States that became inputs and outputs of the graph."""
+
+
+def place_markers(model: ir.Model, trace: Trace, *, lowering_name: str = "auto", target: str = "cpu") -> Placed:
+    """Replace all markers of `model`, in place. Raises what `lowering.choose` raises."""
+    layers: dict[str, RecurrentLayer] = {}
+    reasons: dict[str, str] = {}
+    states: list[StateSpec] = []
+    for graph in [model.graph, *model.graph.subgraphs()]:
+        for node in list(graph):
+            if (node.domain, node.op_type) != (MARKER_DOMAIN, MARKER_OP):
+                continue
+            token = node.attributes.get_string("token")
+            if token in trace.weights:
+                _place_weight(model.graph, graph, node, trace, token)
+                continue
+            marker = trace.recurrent[token]
+            with_note = f"while lowering layer '{marker.spec.layer}'"
+            try:
+                strategy, reason = lowering.choose(marker.spec, lowering=lowering_name, target=target)
+                op_types = _place_recurrent(model.graph, graph, node, marker, strategy, states)
+            except Exception as error:
+                error.add_note(with_note)
+                raise
+            name = marker.spec.layer
+            before = layers[name].op_types if name in layers else ()
+            layers[name] = RecurrentLayer(
+                name=name,
+                layer_type=marker.spec.layer_type,
+                strategy=strategy,
+                op_types=(*before, *op_types),
+            )
+            reasons[name] = reason
+    model.opset_imports.pop(MARKER_DOMAIN, None)
+    return Placed(recurrent=tuple(layers.values()), reasons=reasons, states=tuple(states))
+
+
+def _place_weight(main: ir.Graph, graph: ir.Graph, node: ir.Node, trace: Trace, token: str) -> None:
+    existing = main.initializers.get(token)
+    if existing is None:
+        tensor = ir.tensor(trace.weights[token], name=token)
+        existing = ir.Value(name=token, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+        main.initializers.add(existing)
+    _replace(graph, node, [], [existing])
+
+
+def _place_recurrent(
+    main: ir.Graph, graph: ir.Graph, node: ir.Node, marker: RecurrentMarker, strategy: str, states: list[StateSpec]
+) -> tuple[str, ...]:
+    spec = marker.spec
+    inputs = [value for value in node.inputs if value is not None]
+    mask = inputs.pop() if spec.masked else None
+    x, *initial = inputs
+    count = len(spec.state_names)
+    carried_in: list[ir.Value] = []
+    first = len(states)
+    if marker.carried:
+        for index, name in enumerate(spec.state_names):
+            shape = _state_axes(spec, x, node.outputs[marker.outputs + index])
+            label = f"{first + index:02d}.{spec.layer}.{name}"
+            value = ir.Value(
+                name=f"state_in.{label}", shape=ir.Shape(list(shape)), type=ir.TensorType(ir.DataType.FLOAT)
+            )
+            carried_in.append(value)
+            states.append(
+                StateSpec(input=f"state_in.{label}", output=f"state_out.{label}", dtype="float32", axes=shape)
+            )
+        main.inputs.extend(carried_in)
+        initial = carried_in
+
+    b = Builder(spec.layer)
+    finals = node.outputs[marker.outputs : marker.outputs + count]
+    signals = Signals(
+        x=x,
+        mask=mask,
+        initial=tuple(initial),
+        wants_output=any(_used(value) for value in node.outputs[: marker.outputs]),
+        wants_states=marker.carried or any(_used(value) for value in finals),
+    )
+    lowered = lowering.STRATEGIES[strategy].lower(b, spec, signals)
+    for value in b.initializers:
+        main.initializers.add(value)
+    if marker.carried:
+        for state, final in zip(states[first:], lowered.states, strict=True):
+            # An output of the graph needs a name of its own, whatever else reads the value.
+            out = b.op("Identity", final)
+            out.name = state.output
+            out.shape, out.type = ir.Shape(list(state.axes)), ir.TensorType(ir.DataType.FLOAT)
+            main.outputs.append(out)
+    replacements: Sequence[ir.Value | None] = [
+        *(lowered.outputs or [None] * marker.outputs),
+        *(lowered.states or [None] * count),
+    ]
+    _replace(graph, node, b.nodes, replacements)
+    return lowered.op_types
+
+
+def _state_axes(spec: RecurrentSpec, x: ir.Value, state: ir.Value) -> tuple[str | int, ...]:
+    """Batch first, named where it is free; the rest of a state's shape is always fixed."""
+    inner: tuple[int, ...] = (spec.units,)
+    if spec.convolution is not None:
+        assert state.shape is not None
+        inner = tuple(int(length) for length in list(state.shape)[1:])  # type: ignore[arg-type]
+    batch = None if x.shape is None else x.shape[0]
+    return (batch if isinstance(batch, int) else "batch", *inner)
+
+
+def _used(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()
+
+
+def _replace(graph: ir.Graph, node: ir.Node, nodes: Sequence[ir.Node], values: Sequence[ir.Value | None]) -> None:
+    """Put `nodes` where `node` is, and `values` where its outputs were read."""
+    graph.insert_before(node, nodes)
+    for old, new in zip(node.outputs, values, strict=False):
+        if new is None:
+            continue
+        if old.is_graph_output():
+            # The graph's own name for its output must survive.
+            position = list(graph.outputs).index(old)
+            holder = ir.Node("", "Identity", [new])
+            graph.insert_before(node, holder)
+            out = holder.outputs[0]
+            out.name, out.shape, out.type = old.name, old.shape, old.type
+            old.name = None
+            graph.outputs[position] = out
+            new = out
+        ir.convenience.replace_all_uses_with(old, new)
+    graph.remove(node, safe=True)

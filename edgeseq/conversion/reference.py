@@ -1,0 +1,170 @@
+"""Keras as the oracle: inputs that try a model's corners, and its answers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from edgeseq.conversion.load import load_model
+from edgeseq.conversion.signature import Input, Signature, to_structure
+from edgeseq.runtime.manifest import Structure
+
+Array = npt.NDArray[Any]
+Sizes = Mapping[str, int]
+
+# Batches and lengths that are unlike each other, so that a mistaken axis shows. One step is the shortest sequence.
+_BATCHES_AND_LENGTHS = ((1, 16), (2, 23), (7, 9), (2, 1))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """One batch of inputs and the model's answers, by tensor name."""
+
+    inputs: dict[str, Array]
+    """What was asked."""
+    outputs: dict[str, Array]
+    """What Keras answered."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answers:
+    """All trials of a model."""
+
+    trials: tuple[Trial, ...]
+    """At least one."""
+    output_names: tuple[str, ...]
+    """Names of the flat outputs."""
+    output_structure: Structure
+    """How the model nests them."""
+    refused: tuple[str, ...]
+    """Sizes at which Keras itself failed, with its reason."""
+
+
+def open_keras(model_or_path: Any) -> Callable[[Any], Any]:
+    """A function from what the model takes to what it returns, as numpy arrays; always from the initial state."""
+    model = load_model(model_or_path)
+
+    def ask(inputs: Any) -> Any:
+        reset_states(model)
+        outputs = model(keras.tree.map_structure(np.asarray, inputs), training=False)
+        return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+
+    return ask
+
+
+def reset_states(model: Any) -> None:
+    """Set every stateful layer back to zero."""
+    for layer in model._flatten_layers(include_self=False):
+        if getattr(layer, "stateful", False) and hasattr(layer, "reset_state"):
+            layer.reset_state()
+
+
+def keras_answers(model: Any, signature: Signature, given: Sequence[Array] | None, seed: int = 0) -> Answers:
+    """Ask the model at several batches and lengths, and about the `given` flat inputs when there are any.
+
+    A size that Keras itself refuses is told, not an error, unless none is left.
+    """
+    random = np.random.default_rng(seed)
+    batches: list[list[Sequence[Array]]] = [] if given is None else [[given]]
+    for alternatives in _all_sizes(signature):
+        batches.append([[make_input(spec, sizes, random) for spec in signature.inputs] for sizes in alternatives])
+    trials: list[Trial] = []
+    refused: list[str] = []
+    names: tuple[str, ...] = ()
+    nest: Structure = None
+    error: Exception | None = None
+    for alternatives in batches:
+        for arrays in alternatives:
+            reset_states(model)
+            try:
+                outputs = signature.call(*arrays)
+            except Exception as caught:  # noqa: BLE001  (Keras raises anything; re-raised when nothing else is left)
+                error = caught
+                continue
+            flat = keras.tree.flatten_with_path(outputs)
+            if not names:
+                names = signature.output_names or _made_names(flat)
+                nest = to_structure(outputs, names)
+            values = [keras.ops.convert_to_numpy(value) for _, value in flat]
+            trials.append(
+                Trial(
+                    inputs=dict(zip([spec.name for spec in signature.inputs], arrays, strict=True)),
+                    outputs=dict(zip(names, values, strict=True)),
+                )
+            )
+            break
+        else:
+            shapes = ", ".join(str(array.shape) for array in alternatives[0])
+            refused.append(f"Keras itself fails on inputs of shape {shapes}: {str(error).strip().splitlines()[0]}")
+    reset_states(model)
+    if not trials:
+        assert error is not None
+        raise error
+    return Answers(trials=tuple(trials), output_names=names, output_structure=nest, refused=tuple(refused))
+
+
+def make_input(spec: Input, sizes: Sizes, random: np.random.Generator) -> Array:
+    """One input: ids within the vocabulary, noise of unit variance, Booleans; with masked steps where masks are read.
+
+    Masked steps come in every pattern: before, after and between valid ones, and, from the third row on, alone.
+    """
+    shape = tuple(axis if isinstance(axis, int) else sizes[axis] for axis in spec.axes)
+    if spec.dtype == "bool":
+        return random.random(shape) < 0.7
+    if np.dtype(spec.dtype).kind in "iu":
+        array = random.integers(0, spec.vocabulary or 2, shape).astype(spec.dtype)
+    elif spec.vocabulary is not None:
+        array = random.integers(0, spec.vocabulary, shape).astype(spec.dtype)
+    else:
+        array = random.standard_normal(shape).astype(spec.dtype)
+    if spec.mask_value is not None and len(shape) >= 2:
+        for row in range(shape[0]):
+            array[row, _masked_steps(row, shape[1], random)] = spec.mask_value
+    return array
+
+
+def _masked_steps(row: int, length: int, random: np.random.Generator) -> Array:
+    steps = np.arange(length)
+    patterns = (
+        steps < length // 3,
+        (steps >= length - length // 3) | (steps == length // 2),
+        np.ones(length, bool),
+        random.random(length) < 0.5,
+        np.zeros(length, bool),
+    )
+    return patterns[row % len(patterns)]
+
+
+def _all_sizes(signature: Signature) -> list[list[Sizes]]:
+    """Lengths of the free axes for each trial, equal trials only once.
+
+    A trial has alternatives, to be tried in order: lengths of their own for unrelated axes, then equal ones for models
+    that need their sequences equally long.
+    """
+    free = {axis for spec in signature.inputs for axis in spec.axes if isinstance(axis, str)}
+    others = sorted(free - {"batch", "time"})
+    trials: list[list[Sizes]] = []
+    for batch, length in _BATCHES_AND_LENGTHS:
+        known = {axis: size for axis, size in (("batch", batch), ("time", length)) if axis in free}
+        unlike = {axis: length + 2 * (index + 1) for index, axis in enumerate(others)}
+        alternatives: list[Sizes] = [known | unlike]
+        if others:
+            alternatives.append(known | dict.fromkeys(others, length))
+        if alternatives not in trials:
+            trials.append(alternatives)
+    return trials
+
+
+def _made_names(flat: Sequence[tuple[Any, Any]]) -> tuple[str, ...]:
+    """Names for the outputs of a model that has none: dict keys, else numbers."""
+    if len(flat) == 1 and not flat[0][0]:
+        return ("output",)
+    return tuple(
+        "_".join(str(part) for part in path) if any(isinstance(p, str) for p in path) else f"output_{i}"
+        for i, (path, _) in enumerate(flat)
+    )

@@ -1,0 +1,208 @@
+"""What a Keras model takes and returns: names, dtypes, free and fixed axes, and how they are nested."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from edgeseq.errors import UnsupportedLayer, WrongUsage
+from edgeseq.runtime.manifest import Structure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """One tensor that the model takes."""
+
+    name: str
+    """Name in the exported graph: that of the Keras input layer, or the key of a dict of inputs."""
+    dtype: str
+    """numpy dtype name in the exported graph."""
+    axes: tuple[str | int, ...]
+    """An int for a fixed length, a name for a free one."""
+    vocabulary: int | None = None
+    """Number of ids, for an input that an Embedding reads."""
+    mask_value: float | None = None
+    """The value that masks a step, for an input that an Embedding with `mask_zero` or a Masking layer reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """How to call a model with flat tensors, and what its nested results are called."""
+
+    inputs: tuple[Input, ...]
+    """In the order in which `call` takes them."""
+    input_structure: Structure
+    """See `edgeseq.runtime.manifest.Structure`."""
+    output_names: tuple[str, ...] | None
+    """Names of the flat outputs; None where only a call can tell how many there are."""
+    call: Callable[..., Any]
+    """Takes flat tensors, returns the model's nested result."""
+
+    def with_free_time(self) -> Signature:
+        """The same signature with batch free, and time in every input that is a sequence: of vectors, or of ids."""
+
+        def freed(spec: Input) -> Input:
+            sequence = len(spec.axes) >= 3 or (len(spec.axes) == 2 and spec.vocabulary is not None)
+            return dataclasses.replace(
+                spec, axes=("batch", "time", *spec.axes[2:]) if sequence else ("batch", *spec.axes[1:])
+            )
+
+        return dataclasses.replace(self, inputs=tuple(freed(spec) for spec in self.inputs))
+
+
+def read_signature(model: Any, samples: Any = None) -> Signature:
+    """The signature of a Sequential or functional model; of any other from `samples`, one batch of its inputs.
+
+    Raises WrongUsage when a model's inputs are unknown, UnsupportedLayer for inputs that ONNX has no tensor for.
+    """
+    functional = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
+    if isinstance(functional, keras.Model) and getattr(functional, "_inputs_struct", None) is not None:
+        return _from_functional(model, functional)
+    if samples is None:
+        raise WrongUsage(
+            f"the inputs of model '{model.name}' are unknown: it has no Input and no samples were given. "
+            "Add keras.Input as its first layer, or pass samples= (one batch of inputs)"
+        )
+    if isinstance(model, keras.Sequential):
+        model(keras.tree.map_structure(np.asarray, samples))
+        return read_signature(model)
+    return _from_samples(model, samples)
+
+
+def _from_functional(model: Any, functional: Any) -> Signature:
+    struct = functional._inputs_struct
+    tensors = keras.tree.flatten(struct)
+    names = _unique(_dict_key_or(path, tensor.name) for path, tensor in keras.tree.flatten_with_path(struct))
+    roles = [_role(functional, tensor) for tensor in tensors]
+    inputs = []
+    free_times = 0
+    for name, tensor, role in zip(names, tensors, roles, strict=True):
+        if getattr(tensor, "sparse", False) or tensor.dtype == "string":
+            raise UnsupportedLayer(
+                name, f"a {tensor.dtype} input has no exact ONNX equal; give its vocabulary as `preprocessing` instead"
+            )
+        axes: list[str | int] = []
+        for position, length in enumerate(tensor.shape):
+            axis: str | int = length if length is not None else f"{name}_{position}"
+            if length is None and position == 0:
+                axis = "batch"
+            elif length is None and position == 1:
+                free_times += 1
+                axis = "time" if free_times == 1 else f"time_{free_times}"
+            axes.append(axis)
+        dtype = "int32" if role.only_embeddings else tensor.dtype
+        inputs.append(
+            Input(name=name, dtype=dtype, axes=tuple(axes), vocabulary=role.vocabulary, mask_value=role.mask_value)
+        )
+    outputs = keras.tree.flatten_with_path(functional._outputs_struct)
+    output_names = _unique(
+        (_dict_key_or(path, tensor._keras_history.operation.name) for path, tensor in outputs), taken=names
+    )
+
+    def call(*flat: Any) -> Any:
+        return model(keras.tree.pack_sequence_as(struct, list(flat)), training=False)
+
+    return Signature(
+        inputs=tuple(inputs),
+        input_structure=to_structure(struct, names),
+        output_names=tuple(output_names),
+        call=call,
+    )
+
+
+def _from_samples(model: Any, samples: Any) -> Signature:
+    """A subclassed model: the batch axis is free, everything else as in the samples."""
+    arrays = keras.tree.map_structure(np.asarray, samples)
+    flat = keras.tree.flatten_with_path(arrays)
+    names = _unique(_dict_key_or(path, f"input_{index}") for index, (path, _) in enumerate(flat))
+    inputs = tuple(
+        Input(
+            name=name,
+            dtype="float32" if array.dtype.kind == "f" else "int32" if array.dtype.kind in "iu" else array.dtype.name,
+            axes=("batch", *array.shape[1:]),
+        )
+        for name, (_, array) in zip(names, flat, strict=True)
+    )
+
+    def call(*tensors: Any) -> Any:
+        return model(keras.tree.pack_sequence_as(arrays, list(tensors)), training=False)
+
+    return Signature(inputs=inputs, input_structure=to_structure(arrays, names), output_names=None, call=call)
+
+
+def to_structure(nested: Any, names: Sequence[str]) -> Structure:
+    """A nest of tensors as the manifest's JSON, with the tensors' names as leaves."""
+    remaining = iter(names)
+
+    def visit(node: Any) -> Structure:
+        if isinstance(node, dict):
+            # keras.tree flattens a dict by its sorted keys.
+            return {"dict": {key: visit(node[key]) for key in sorted(node)}}
+        if isinstance(node, tuple):
+            return {"tuple": [visit(child) for child in node]}
+        if isinstance(node, list):
+            return [visit(child) for child in node]
+        return next(remaining)
+
+    return visit(nested)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Role:
+    only_embeddings: bool = False
+    vocabulary: int | None = None
+    mask_value: float | None = None
+
+
+def _role(functional: Any, tensor: Any) -> _Role:
+    """What reads an input, seen through nested models."""
+    readers: list[Any] = []
+
+    def visit(model: Any, tensor: Any) -> None:
+        for operation in model.operations:
+            for node in operation._inbound_nodes:
+                for position, argument in enumerate(node.input_tensors):
+                    if argument is not tensor:
+                        continue
+                    inner = getattr(operation, "_functional", operation)
+                    if isinstance(inner, keras.Model) and getattr(inner, "inputs", None):
+                        visit(inner, inner.inputs[position])
+                    else:
+                        readers.append(operation)
+
+    visit(functional, tensor)
+    embeddings = [reader for reader in readers if isinstance(reader, keras.layers.Embedding)]
+    maskings = [reader for reader in readers if isinstance(reader, keras.layers.Masking)]
+    mask_value = float(maskings[0].mask_value) if maskings else None
+    if any(embedding.mask_zero for embedding in embeddings):
+        mask_value = 0.0
+    return _Role(
+        only_embeddings=bool(readers) and len(embeddings) == len(readers),
+        vocabulary=min((embedding.input_dim for embedding in embeddings), default=None),
+        mask_value=mask_value,
+    )
+
+
+def _dict_key_or(path: Sequence[Any], name: str) -> str:
+    """The key of a dict entry says more than the name that Keras made up for its tensor."""
+    return path[-1] if path and isinstance(path[-1], str) else name
+
+
+def _unique(names: Any, taken: Sequence[str] = ()) -> list[str]:
+    """Names that ONNX tools take, none twice."""
+    used, result = set(taken), []
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+        candidate, count = plain, 1
+        while candidate in used:
+            count += 1
+            candidate = f"{plain}_{count}"
+        used.add(candidate)
+        result.append(candidate)
+    return result

@@ -1,0 +1,91 @@
+"""Run a finished file as a user would, and hold it against Keras before it gets its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseq.conversion.reference import Trial
+from edgeseq.conversion.streaming import is_sequence
+from edgeseq.files import StrPath
+from edgeseq.parity import Parity, compare_answers
+from edgeseq.runtime import Model, structure
+from edgeseq.runtime.manifest import Manifest
+
+Array = npt.NDArray[Any]
+Pair = tuple[dict[str, Array], dict[str, Array]]
+
+
+def verify(path: StrPath, trials: Sequence[Trial], *, tolerance: float) -> Parity:
+    """Parity of the file at `path` with Keras's answers, whole and, where it has states, in chunks."""
+    model = Model(path)
+    names = [spec.name for spec in model.outputs]
+    pairs: list[Pair] = []
+    for trial in trials:
+        expected = {name: trial.outputs[name] for name in names}
+        if not model.manifest.states:
+            answers = structure.flatten(model(trial.inputs), model.manifest.output_structure)
+            pairs.append(({name: answers[name] for name in names}, expected))
+            continue
+        for lengths in _ways_to_cut(model.manifest, trial.inputs):
+            pairs.append((_streamed(model, trial.inputs, lengths), expected))
+        if model.inputs[0].axes[0] == "batch":
+            # Rows do not know of each other, so the first one alone must answer the same.
+            first = {name: array[:1] for name, array in trial.inputs.items()}
+            whole = next(_ways_to_cut(model.manifest, trial.inputs))
+            pairs.append((_streamed(model, first, whole), {name: array[:1] for name, array in expected.items()}))
+    return compare_answers(pairs, tolerance=tolerance, provider="cpu", reference="keras")
+
+
+def final_states(path: StrPath, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The states after the whole of `inputs`, by output name."""
+    model = Model(path)
+    stream = model.stream(batch=next(iter(inputs.values())).shape[0])
+    for piece in _pieces(model, inputs, next(_ways_to_cut(model.manifest, inputs))):
+        stream.step(piece)
+    after = stream.state
+    return {state.output: after[state.input] for state in model.manifest.states}
+
+
+def _ways_to_cut(manifest: Manifest, inputs: Mapping[str, Array]) -> Iterator[list[int]]:
+    """Chunk lengths that add up to the whole: all at once, one by one, and unevenly; or as the file fixes them."""
+    spec = manifest.inputs[0]
+    whole, axis = inputs[spec.name].shape[1], spec.axes[1]
+    if isinstance(axis, int):
+        yield [axis] * (whole // axis)
+        return
+    yield [whole]
+    if whole > 1:
+        yield [1] * whole
+        first = max(1, whole // 3)
+        yield [first, whole - first]
+
+
+def _pieces(model: Model, inputs: Mapping[str, Array], lengths: Sequence[int]) -> Iterator[dict[str, Array]]:
+    start = 0
+    for length in lengths:
+        yield {
+            spec.name: inputs[spec.name][:, start : start + length]
+            if len(spec.axes) > 1 and spec.axes[1] in ("time", length)
+            else inputs[spec.name]
+            for spec in model.inputs
+        }
+        start += length
+
+
+def _streamed(model: Model, inputs: Mapping[str, Array], lengths: Sequence[int]) -> dict[str, Array]:
+    """The answers put together from chunks: sequences end to end, anything else from the last chunk."""
+    stream = model.stream(batch=next(iter(inputs.values())).shape[0])
+    chunks = [
+        structure.flatten(stream.step(piece), model.manifest.output_structure)
+        for piece in _pieces(model, inputs, lengths)
+    ]
+    return {
+        spec.name: np.concatenate([chunk[spec.name] for chunk in chunks], axis=1)
+        if is_sequence(spec, lengths[0])
+        else chunks[-1][spec.name]
+        for spec in model.outputs
+    }

@@ -1,0 +1,174 @@
+"""What is installed, what can really start, and what to do about the rest. Works with numpy alone."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgeseq import __version__
+from edgeseq.bench.machine import Machine, installed_version, this_machine
+from edgeseq.errors import EdgeseqError, MissingExtra
+from edgeseq.runtime.providers import SHORT_NAMES, open_session
+
+EXTRAS: Mapping[str, Mapping[str, str]] = {
+    "cpu": {"onnxruntime": ">=1.22,<2"},
+    "gpu": {"onnxruntime-gpu": ">=1.22,<2"},
+    "quantize": {"onnx": ">=1.17,<2", "onnx-ir": ">=1.0,<2"},
+    "export": {
+        "onnx": ">=1.17,<2",
+        "onnx-ir": ">=1.0,<2",
+        "tensorflow": ">=2.21,<2.22",
+        "keras": ">=3.15,<3.16",
+        "tf2onnx": ">=1.17,<1.18",
+    },
+    "cli": {"typer": ">=0.15,<1", "rich": ">=13.9,<16"},
+    "report": {"matplotlib": ">=3.9,<4", "pillow": ">=11,<14"},
+}
+"""What each extra brings. Kept here because a checkout that is not installed has no metadata to ask."""
+
+_PYTHON = ">=3.11,<3.14"
+_NUMPY = ">=1.26,<3"
+
+_OPENS = {
+    "cpu": "embedding: edgeseq.runtime, edgeseq run and check",
+    "gpu": "embedding on NVIDIA: cuda and tensorrt",
+    "quantize": "edgeseq quantize",
+    "export": "edgeseq train and export",
+    "cli": "the edgeseq command",
+    "report": "learning curves, edgeseq report and pictures",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    """What."""
+    ok: bool | None
+    """True when it works, False when it is broken, None when it is not there and need not be."""
+    detail: str
+    """What was found."""
+    advice: str = ""
+    """What to do about it, a command where there is one; empty when nothing needs doing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """The state of this installation; truthy when nothing is broken and a model can run."""
+
+    checks: tuple[Check, ...]
+    """Python, packages, extras and providers, in that order."""
+    machine: Machine
+    """Processor and system."""
+    versions: Mapping[str, str | None]
+    """Version of every package that an extra may bring; None where it is not installed."""
+    providers: tuple[str, ...]
+    """The execution providers that started, by short name."""
+
+    def __bool__(self) -> bool:
+        return bool(self.providers) and all(check.ok is not False for check in self.checks)
+
+
+def diagnose() -> Diagnosis:
+    """Look at the installation, and try to start each execution provider on a tiny model. Raises nothing of its own.
+
+    TensorFlow is not imported: versions are read from the packages' metadata.
+    """
+    names = sorted({package for packages in EXTRAS.values() for package in packages})
+    versions = {"edgeseq": __version__, "numpy": installed_version("numpy")}
+    versions |= {name: installed_version(name) for name in names}
+    tried = [_provider(name, versions) for name in SHORT_NAMES]
+    return Diagnosis(
+        checks=(
+            _python(),
+            _package("numpy", versions["numpy"], _NUMPY),
+            _onnxruntime(versions),
+            *(_extra(extra, versions) for extra in EXTRAS),
+            *tried,
+        ),
+        machine=this_machine(),
+        versions=versions,
+        providers=tuple(name for name, check in zip(SHORT_NAMES, tried, strict=True) if check.ok),
+    )
+
+
+def _python() -> Check:
+    version = platform.python_version()
+    ok = _satisfies(version, _PYTHON)
+    advice = "" if ok else f"edgeseq is made for Python {_PYTHON}: make an environment with one of these."
+    return Check(name="python", ok=ok, detail=f"{version} at {sys.executable}", advice=advice)
+
+
+def _package(name: str, version: str | None, wanted: str) -> Check:
+    if version is None:
+        return Check(name=name, ok=False, detail="not installed", advice=f"pip install '{name}{wanted}'")
+    if not _satisfies(version, wanted):
+        return Check(name=name, ok=False, detail=f"{version}; {wanted} is wanted", advice=f"pip install '{name}{wanted}'")
+    return Check(name=name, ok=True, detail=version)
+
+
+def _onnxruntime(versions: Mapping[str, str | None]) -> Check:
+    """Both distributions at once overwrite each other's files, and removing one then takes the other's along."""
+    cpu, gpu = versions["onnxruntime"], versions["onnxruntime-gpu"]
+    if cpu and gpu:
+        return Check(
+            name="onnxruntime",
+            ok=False,
+            detail=f"onnxruntime {cpu} and onnxruntime-gpu {gpu} are both installed, one over the other: providers vanish",
+            advice="pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'edgeseq[cpu]' or 'edgeseq[gpu]'",
+        )
+    if not cpu and not gpu:
+        return Check(
+            name="onnxruntime",
+            ok=False,
+            detail="not installed: no model can run",
+            advice="pip install 'edgeseq[cpu]', or 'edgeseq[gpu]' for NVIDIA",
+        )
+    name, version = ("onnxruntime", cpu) if cpu else ("onnxruntime-gpu", gpu)
+    return Check(name="onnxruntime", ok=True, detail=f"{name} {version}")
+
+
+def _extra(extra: str, versions: Mapping[str, str | None]) -> Check:
+    missing, wrong = [], []
+    for package, wanted in EXTRAS[extra].items():
+        version = versions[package]
+        if version is None:
+            missing.append(package)
+        elif not _satisfies(version, wanted):
+            wrong.append(f"{package} is {version}, wanted {wanted}")
+    name, command = f"extra {extra}", f"pip install 'edgeseq[{extra}]'"
+    if wrong:
+        return Check(name=name, ok=False, detail="; ".join(wrong), advice=command)
+    if not missing:
+        return Check(name=name, ok=True, detail=f"complete ({_OPENS[extra]})")
+    other = {"cpu": "gpu", "gpu": "cpu"}.get(extra)
+    if other and all(versions[package] for package in EXTRAS[other]):
+        return Check(name=name, ok=None, detail=f"not installed, edgeseq[{other}] is in its place")
+    return Check(
+        name=name,
+        ok=None,
+        detail=f"missing {', '.join(missing)} ({_OPENS[extra]})",
+        advice=command,
+    )
+
+
+def _provider(name: str, versions: Mapping[str, str | None]) -> Check:
+    """Open a session and run it: what was compiled in says nothing about what can start."""
+    label = f"provider {name}"
+    try:
+        session = open_session(tiny_model(), provider=name)
+        answer = session.run(None, {"x": _ones()})[0]
+    except MissingExtra as error:
+        return Check(name=label, ok=False if name == "cpu" else None, detail=str(error), advice=_install(error))
+    except EdgeseqError as error:
+        # Only those who installed the GPU build expect its providers to start.
+        expected = name == "cpu" or versions["onnxruntime-gpu"] is not None
+        reason = getattr(error, "reason", str(error))
+        return Check(name=label, ok=False if expected else None, detail=reason, advice=getattr(error, "advice", ""))
+    if answer.tolist() != [2.0, 2.0]:
+        return Check(name=label, ok=False, detail=f"it computes 1 + 1 = {answer.tolist()}", advice="Do not use it.")
+    return Check(name=label, ok=True, detail="a session starts and computes")

@@ -1,0 +1,152 @@
+"""Numeric parity: does a file answer what the reference answers, within the one tolerance rule?
+
+|a - b| <= tolerance × max(1, max |reference|), for each output. NaN never passes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseq.errors import InputMismatch, WrongUsage
+from edgeseq.files import StrPath
+from edgeseq.runtime import Model, structure
+from edgeseq.runtime.golden import read_golden
+
+Array = npt.NDArray[Any]
+Reference = Callable[[Any], Any]
+
+GPU_TOLERANCE = 1e-4
+"""For float32 on a GPU with TF32 off: other orders of summation, and cuDNN's own sigmoid and tanh."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputParity:
+    """How far one output is from its reference."""
+
+    name: str
+    """Name of the output."""
+    max_abs: float
+    """Largest absolute difference; NaN when one side has a NaN."""
+    max_rel: float
+    """`max_abs` over max(1, largest absolute value of the reference)."""
+    tolerance: float
+    """What `max_rel` may be."""
+    within: bool
+    """Whether it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """The result of a comparison. True only when every output is within its tolerance."""
+
+    outputs: tuple[OutputParity, ...]
+    """One entry an output."""
+    provider: str
+    """Execution provider that the file ran on."""
+    reference: str
+    """What it was compared with: ``keras``, ``golden`` or ``onnx``."""
+    samples: int
+    """Rows compared."""
+
+    def __bool__(self) -> bool:
+        return bool(self.outputs) and all(output.within for output in self.outputs)
+
+
+def compare(
+    path: StrPath,
+    reference: Any = None,
+    inputs: Any = None,
+    *,
+    tolerance: float | None = None,
+    provider: str = "cpu",
+) -> Parity:
+    """Compare the file's answers with a reference's.
+
+    `reference` is a Keras model, a path to one (`.keras`, `.h5`), another `.onnx` file, or None for the golden samples
+    saved beside the file. `inputs` are what the model takes; None means the golden samples' inputs. `tolerance`
+    defaults to the file's own on the CPU, and at least 1e-4 elsewhere.
+
+    Raises MissingInput when there is no file or no golden samples, WrongUsage for a tolerance that is not a positive
+    number, and whatever opening the file or the reference raises. A difference is not an error: the result is false.
+    """
+    if tolerance is not None and not (0 < tolerance < float("inf")):
+        raise WrongUsage(f"tolerance must be a positive number, got {tolerance}")
+    model = Model(path, provider=provider)
+    manifest = model.manifest
+    if tolerance is None:
+        tolerance = manifest.tolerance if provider == "cpu" else max(manifest.tolerance, GPU_TOLERANCE)
+    wanted = [spec.name for spec in manifest.outputs]
+    golden = read_golden(path, manifest.model_hash) if inputs is None or reference is None else None
+    if inputs is None:
+        assert golden is not None
+        inputs = structure.nest(
+            {spec.name: golden.inputs[spec.name] for spec in manifest.inputs}, manifest.input_structure
+        )
+    answers = structure.flatten(model(inputs), manifest.output_structure, "the answer")
+    if reference is None:
+        assert golden is not None
+        expected: Mapping[str, Any] = {name: golden.outputs[name] for name in wanted}
+        kind = "golden"
+    else:
+        kind, ask = _open_reference(reference)
+        expected = structure.flatten(ask(inputs), manifest.output_structure, "the reference's answer")
+    return compare_answers(
+        [({name: answers[name] for name in wanted}, expected)], tolerance=tolerance, provider=provider, reference=kind
+    )
+
+
+def compare_answers(
+    trials: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]],
+    *,
+    tolerance: float,
+    provider: str,
+    reference: str,
+) -> Parity:
+    """Parity over several trials, each a pair of answers and reference answers by output name.
+
+    An output's worst trial counts. Raises InputMismatch when an answer and its reference differ in shape.
+    """
+    names = list(trials[0][0])
+    outputs = []
+    for name in names:
+        pairs = [(np.asarray(mine[name]), np.asarray(theirs[name])) for mine, theirs in trials]
+        for mine, theirs in pairs:
+            if mine.shape != theirs.shape:
+                raise InputMismatch(f"output '{name}' has shape {mine.shape}, its reference {theirs.shape}", name)
+        differences = [_difference(mine, theirs) for mine, theirs in pairs]
+        max_abs = float(np.max([absolute for absolute, _ in differences]))
+        max_rel = float(np.max([relative for _, relative in differences]))
+        outputs.append(
+            OutputParity(
+                name=name, max_abs=max_abs, max_rel=max_rel, tolerance=tolerance, within=bool(max_rel <= tolerance)
+            )
+        )
+    rows = sum(next(iter(mine.values())).shape[0] if next(iter(mine.values())).ndim else 1 for mine, _ in trials)
+    return Parity(outputs=tuple(outputs), provider=provider, reference=reference, samples=rows)
+
+
+def _difference(mine: Array, theirs: Array) -> tuple[float, float]:
+    """Largest absolute difference, and that over max(1, largest reference). NaN on a side gives NaN, never within."""
+    if not mine.size:
+        return 0.0, 0.0
+    mine, theirs = mine.astype(np.float64), theirs.astype(np.float64)
+    # Equal infinities are no difference, but their subtraction is NaN.
+    difference = np.where(mine == theirs, 0.0, np.abs(mine - theirs))
+    absolute = float(difference.max())
+    finite = np.abs(theirs[np.isfinite(theirs)])
+    return absolute, absolute / max(1.0, float(finite.max(initial=0.0)))
+
+
+def _open_reference(reference: Any) -> tuple[str, Reference]:
+    if isinstance(reference, str | os.PathLike) and os.fspath(reference).endswith(".onnx"):
+        return "onnx", Model(reference)
+    # The one place below conversion that knows of it, and only when a Keras reference is really asked for.
+    from edgeseq.conversion.reference import open_keras
+
+    return "keras", open_keras(reference)

@@ -1,0 +1,123 @@
+"""What a caller passes, as the arrays a graph takes, or an error that says what was wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgeseq.errors import InputMismatch
+from edgeseq.runtime import structure
+from edgeseq.runtime.manifest import Structure, TensorSpec
+
+Axes = tuple[str | int, ...]
+Lengths = dict[str, int]
+"""The length of each named axis, as far as known."""
+
+# Kinds of numpy dtype (b bool, i and u integers, f floats) that an input of each kind takes, as Keras does.
+_TAKEN = {"f": "biuf", "i": "biuf", "u": "biuf", "b": "biu"}
+
+
+class Feed:
+    """The checks for a file's inputs, made once and shared by all calls: it holds nothing of a call."""
+
+    def __init__(self, specs: Sequence[TensorSpec], input_structure: Structure):
+        self._structure = input_structure
+        self._specs = tuple((spec.name, np.dtype(spec.dtype), spec.axes) for spec in specs)
+        self._names = [spec.name for spec in specs]
+
+    def by_name(self, inputs: Any) -> dict[str, Any]:
+        """The values by input name, whether they come nested as for Keras or as a dict by name.
+
+        Raises InputMismatch when they are nested in another way, or names are missing or unexpected.
+        """
+        if isinstance(inputs, dict):
+            if structure.is_dict(self._structure):
+                return structure.flatten(inputs, self._structure)
+            structure.check_keys(inputs, self._names, "the input")
+            return inputs
+        if len(self._names) != 1:
+            return structure.flatten(inputs, self._structure)
+        # A single input: Keras takes x, [x] and (x,) alike, whatever the structure.
+        if isinstance(inputs, (list, tuple)) and len(inputs) == 1:
+            [(_, _, axes)] = self._specs
+            if getattr(inputs[0], "ndim", None) == len(axes):
+                inputs = inputs[0]
+        return {self._names[0]: inputs}
+
+    def arrays(self, values: Mapping[str, Any], lengths: Lengths) -> dict[str, np.ndarray]:
+        """`values` as arrays of the right dtype and shape; `lengths` is filled with the lengths of named axes.
+
+        Raises InputMismatch for a dtype, value, rank or length that the input does not take.
+        """
+        arrays = {}
+        for name, dtype, axes in self._specs:
+            array = values[name]
+            if type(array) is not np.ndarray or array.dtype != dtype:
+                array = _converted(name, array, dtype)
+            check_shape(name, array, axes, lengths)
+            arrays[name] = array
+        return arrays
+
+
+def check_shape(name: str, array: np.ndarray, axes: Axes, lengths: Lengths, *, kind: str = "input") -> None:
+    """Raise InputMismatch unless `array` has `axes`, none empty and each as long as `lengths` says.
+
+    Names that `lengths` lacks are entered there.
+    """
+    if array.ndim == len(axes):
+        for axis, length in zip(axes, array.shape, strict=True):
+            wanted = axis if isinstance(axis, int) else lengths.setdefault(axis, length)
+            # Empty is refused because a recurrent op that gets no rows makes onnxruntime abort the whole process.
+            if wanted != length or not length:
+                break
+        else:
+            return
+    message = f"{kind} '{name}' has the shape {_outline(axes, lengths)}; got {_outline(array.shape)}"
+    if array.ndim == len(axes) - 1:
+        message += ". An axis is missing: one sample needs a batch axis x[np.newaxis], one feature x[..., np.newaxis]"
+    elif 0 in array.shape:
+        message += ". No axis may be empty"
+    raise InputMismatch(message, name)
+
+
+def shape_of(axes: Axes, lengths: Lengths) -> tuple[int, ...]:
+    """`axes` with the names replaced by their lengths."""
+    return tuple(axis if isinstance(axis, int) else lengths[axis] for axis in axes)
+
+
+def _converted(name: str, value: Any, dtype: np.dtype[Any]) -> np.ndarray:
+    """`value` as an array of `dtype`, when nothing but a float's precision is lost."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputMismatch(
+            f"input '{name}' takes {dtype}; got a {type(value).__name__} that is no array ({error}). "
+            "Rows of unequal lengths must be padded first.",
+            name,
+        ) from error
+    if array.dtype.kind not in _TAKEN[dtype.kind]:
+        advice = ". Text goes in with raw=True, if the file has preprocessing" if array.dtype.kind in "USO" else ""
+        raise InputMismatch(f"input '{name}' takes {_accepted(dtype)}; got dtype {array.dtype}{advice}", name)
+    with np.errstate(invalid="ignore", over="ignore"):
+        converted = array.astype(dtype)
+    lost = np.isinf(converted) & np.isfinite(array) if dtype.kind == "f" else converted != array
+    if lost.any():
+        raise InputMismatch(f"input '{name}' takes {_accepted(dtype)}; got {array[lost][0]}", name)
+    return converted
+
+
+def _accepted(dtype: np.dtype[Any]) -> str:
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return f"{dtype} (whole numbers from {limits.min} to {limits.max})"
+    if dtype.kind == "b":
+        return "bool (or the integers 0 and 1)"
+    return f"{dtype} (real numbers up to ±{np.finfo(dtype).max:.3g})"
+
+
+def _outline(axes: Iterable[str | int], lengths: Lengths | None = None) -> str:
+    """Axes as text, such as (batch=4, 10, 1)."""
+    known = lengths or {}
+    return "(" + ", ".join(f"{axis}={known[str(axis)]}" if known.get(str(axis)) else str(axis) for axis in axes) + ")"

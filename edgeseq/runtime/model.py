@@ -1,0 +1,124 @@
+"""`Model`: a file opened once and called like the Keras model it came from."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeseq import files
+from edgeseq.errors import InvalidFile, WrongUsage
+from edgeseq.runtime import providers, signature, structure
+from edgeseq.runtime.feed import Feed, Lengths, shape_of
+from edgeseq.runtime.manifest import Manifest, TensorSpec, load_manifest
+from edgeseq.runtime.preprocessing import Preprocessing
+from edgeseq.runtime.stream import Stream
+
+
+class Model:
+    """An ONNX file, ready to run; any ONNX model opens, also one that edgeseq did not write.
+
+    `provider` is ``cpu``, ``cuda``, ``tensorrt`` or onnxruntime's own name of another; `provider_options` go to it as
+    they are. `threads` are those within one op, 0 for one a physical core; None takes the file's recommendation for
+    the `batch` told (1 unless told), and all cores where the file has none.
+
+    One object may be called from several threads at once.
+
+    Raises MissingInput, InvalidFile, WrongUsage (unknown provider), ProviderUnavailable and MissingExtra.
+    """
+
+    def __init__(
+        self,
+        path: files.StrPath,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        batch: int | None = None,
+        provider_options: Mapping[str, Any] | None = None,
+    ):
+        manifest = load_manifest(path)
+        if threads is None:
+            threads = manifest.threads_for(batch) if manifest else 0
+        self.path = Path(path)
+        self.provider = provider
+        self.threads = threads
+        """Threads within one op; 0 is one a physical core."""
+        self.session = providers.open_session(
+            path, provider=provider, threads=threads, provider_options=provider_options
+        )
+        """onnxruntime's own session, for what this class does not offer."""
+        if manifest is None:
+            manifest = signature.describe(path, self.session)
+        else:
+            signature.check(path, self.session, manifest)
+        self.manifest: Manifest = manifest
+        self.feed = Feed(manifest.inputs, manifest.input_structure)
+        self._output_names = [spec.name for spec in manifest.outputs]
+        self._single_output = isinstance(manifest.output_structure, str)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Name, dtype and axes of each input, in graph order."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Name, dtype and axes of each output, in graph order."""
+        return self.manifest.outputs
+
+    def __call__(self, inputs: Any, *, raw: bool = False) -> Any:
+        """Answers for `inputs`, nested as the Keras model takes and returns them, from the initial state.
+
+        Anything `np.asarray` takes is an array, and a dict by input name is taken for any nesting. Whole floats pass
+        for integers and any real number for floats. `raw=True` applies the file's preprocessing to the inputs and its
+        inverse to the outputs.
+
+        Raises InputMismatch for inputs that do not fit, WrongUsage for `raw=True` where the file has no preprocessing.
+        """
+        values = self.feed.by_name(inputs)
+        if raw:
+            values = self._preprocessing.before(values)
+        lengths: Lengths = {}
+        feed = self.feed.arrays(values, lengths)
+        if self.manifest.states:
+            feed.update(self.initial_states(lengths))
+        results = providers.run(self.session, self._output_names, feed)
+        return self.nested(results, raw=raw)
+
+    def nested(self, results: list[np.ndarray], *, raw: bool = False) -> Any:
+        """The session's `results`, in the order of `outputs`, nested as Keras returns them."""
+        if self._single_output and not raw:
+            return results[0]
+        values = dict(zip(self._output_names, results, strict=True))
+        if raw:
+            values = self._preprocessing.after(values)
+        return structure.nest(values, self.manifest.output_structure)
+
+    def initial_states(self, lengths: Lengths) -> dict[str, np.ndarray]:
+        """New arrays of the initial states by input name; `lengths` gives the length of each named axis."""
+        return {
+            state.input: np.full(shape_of(state.axes, lengths), state.initial, state.dtype)
+            for state in self.manifest.states
+        }
+
+    def stream(self, batch: int = 1) -> Stream:
+        """A new stream of `batch` rows that keeps the state from step to step.
+
+        Raises WrongUsage when the file has no states, or another fixed batch.
+        """
+        return Stream(self, batch)
+
+    @functools.cached_property
+    def _preprocessing(self) -> Preprocessing:
+        if self.manifest.preprocessing is None:
+            raise WrongUsage(
+                f"{self.path} carries no preprocessing, so raw=True cannot be used. "
+                "Export it with preprocessing=..., or pass the arrays that the model takes."
+            )
+        try:
+            return Preprocessing(self.manifest.preprocessing)
+        except WrongUsage as error:
+            raise InvalidFile(self.path, str(error)) from error

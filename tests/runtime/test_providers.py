@@ -1,0 +1,194 @@
+"""A session on the provider asked for, or the reason why not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from edgeseq.errors import InvalidFile, MissingExtra, MissingInput, ProviderUnavailable, WrongUsage
+from edgeseq.runtime import Model, providers
+
+
+def test_the_cpu_opens_a_path_and_bytes(make_lstm: Callable[..., Any]):
+    path: Path = make_lstm().path
+    for source in (path, str(path), path.read_bytes()):
+        session = providers.open_session(source, threads=1)
+        assert session.get_providers() == ["CPUExecutionProvider"]
+        options = session.get_session_options()
+        assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+        assert options.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+
+
+@pytest.mark.parametrize("threads", [None, 0])
+def test_all_cores_unless_told(make_lstm: Callable[..., Any], threads: int | None):
+    session = providers.open_session(make_lstm().path, threads=threads)
+    assert session.get_session_options().intra_op_num_threads == 0
+
+
+def test_an_unknown_provider_lists_the_allowed(make_lstm: Callable[..., Any]):
+    with pytest.raises(WrongUsage, match=r"unknown provider 'gpu'; allowed are cpu, cuda, tensorrt, .*OpenVINO"):
+        Model(make_lstm().path, provider="gpu")
+
+
+def test_negative_threads_are_refused(make_lstm: Callable[..., Any]):
+    with pytest.raises(WrongUsage, match=r"threads must be 0 \(all cores\) or more; got -1"):
+        Model(make_lstm().path, threads=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("cuda", r"pip install 'edgeseq\[gpu\]'"),
+        ("tensorrt", "pip install tensorrt"),
+        ("OpenVINOExecutionProvider", "an onnxruntime built with OpenVINOExecutionProvider"),
+    ],
+)
+def test_a_provider_that_is_not_compiled_in(
+    make_lstm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str, advice: str
+):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ProviderUnavailable, match=advice) as caught:
+        Model(make_lstm().path, provider=name)
+    assert caught.value.provider == name
+    assert (
+        caught.value.reason == f"the installed onnxruntime {onnxruntime.__version__} was built without it; it has cpu"
+    )
+
+
+class _Session:
+    """Stands in for onnxruntime's session where a GPU build finds no GPU."""
+
+    raises: Exception | None = None
+
+    def __init__(self, _source: Any, _options: Any, **keywords: Any):
+        assert keywords["enable_fallback"] == 0
+        if self.raises:
+            raise self.raises
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+
+@pytest.fixture
+def gpu_build(monkeypatch: pytest.MonkeyPatch) -> type[_Session]:
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "InferenceSession", _Session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcublas.so"))
+    monkeypatch.setattr(_Session, "raises", None)
+    return _Session
+
+
+def test_a_silent_fallback_is_an_error(
+    make_lstm: Callable[..., Any], gpu_build: type[_Session], capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(ProviderUnavailable, match="would run on the CPU"):
+        Model(make_lstm().path, provider="cuda")
+    assert capsys.readouterr().out == ""
+
+
+def test_the_library_that_is_missing_is_the_reason(
+    make_lstm: Callable[..., Any], gpu_build: type[_Session], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(ProviderUnavailable, match=r"libonnxruntime_providers_cuda\.so: "):
+        Model(make_lstm().path, provider="cuda")
+
+
+def test_the_reason_that_onnxruntime_gave(
+    make_lstm: Callable[..., Any], gpu_build: type[_Session], monkeypatch: pytest.MonkeyPatch
+):
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    monkeypatch.setattr(
+        gpu_build, "raises", state.Fail("[ONNXRuntimeError] : 1 : FAIL : CUDA failure 100:\n no device")
+    )
+    with pytest.raises(ProviderUnavailable) as caught:
+        Model(make_lstm().path, provider="cuda")
+    assert caught.value.reason == "CUDA failure 100: no device"
+    monkeypatch.setattr(gpu_build, "raises", state.InvalidGraph("[ONNXRuntimeError] : 10 : INVALID_GRAPH : bad node"))
+    with pytest.raises(InvalidFile, match="bad node"):
+        Model(make_lstm().path, provider="cuda")
+
+
+def test_provider_options_reach_the_provider(make_lstm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    class Session(_Session):
+        def __init__(self, _source: Any, _options: Any, **keywords: Any):
+            seen.append(keywords["providers"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    providers.open_session(b"", provider_options={"use_arena": 0})
+    assert seen == [[("CPUExecutionProvider", {"use_arena": 0})]]
+
+
+def test_damaged_models_are_invalid(make_lstm: Callable[..., Any], tmp_path: Path):
+    whole = make_lstm().path.read_bytes()
+    with pytest.raises(InvalidFile, match=r"cannot read a model in memory: .*protobuf"):
+        providers.open_session(whole[:-20])
+    # The wire is sound, the graph is not: only onnxruntime can tell.
+    model = onnx.load_from_string(whole)
+    model.graph.node[0].op_type = "Nonsense"
+    path = tmp_path / "nonsense.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InvalidFile, match="Nonsense"):
+        Model(path)
+
+
+def test_missing_external_data_is_named(make_lstm: Callable[..., Any], tmp_path: Path):
+    path = tmp_path / "external.onnx"
+    model = onnx.load(make_lstm().path)
+    onnx.save(model, path, save_as_external_data=True, location="weights.data", size_threshold=100)
+    Model(path)
+    (tmp_path / "weights.data").unlink()
+    with pytest.raises(InvalidFile, match=r"weights\.data"):
+        Model(path)
+
+
+def test_a_missing_file(tmp_path: Path):
+    for opened in (Model, providers.open_session):
+        with pytest.raises(MissingInput, match="absent"):
+            opened(tmp_path / "absent.onnx")
+
+
+def test_a_value_that_an_op_refuses_is_an_input_mismatch_and_nothing_is_printed(
+    embedding: tuple[Path, np.ndarray], capfd: pytest.CaptureFixture[str]
+):
+    model = Model(embedding[0])
+    with pytest.raises(WrongUsage, match=r"onnxruntime refuses this input: .*idx=8"):
+        model([[8]])
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("body", ["raise ModuleNotFoundError('absent', name='onnxruntime')", ""])
+def test_without_onnxruntime_the_extra_is_named(make_lstm: Callable[..., Any], tmp_path: Path, body: str):
+    """A module that cannot be imported, and the empty folder that a half uninstall leaves."""
+    path = make_lstm().path
+    (tmp_path / "onnxruntime").mkdir()
+    if body:
+        (tmp_path / "onnxruntime" / "__init__.py").write_text(body)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from edgeseq.runtime import Model\n"
+        "from edgeseq.errors import MissingExtra\n"
+        f"try:\n    Model({str(path)!r})\nexcept MissingExtra as error:\n    print(error)\n"
+    )
+    if not body:
+        # A namespace folder loses against a real package further down the path.
+        code = "import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n" + code
+        code = f"import numpy\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "needs the package 'onnxruntime', which is not installed" in done.stdout, done.stderr
+    assert "pip install 'edgeseq[cpu]'" in done.stdout
+    assert MissingExtra("onnxruntime", "cpu", "running a model").exit_code == 3

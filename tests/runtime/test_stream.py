@@ -1,0 +1,202 @@
+"""Chunks equal the whole; reset, state, and steps that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from edgeseq.errors import InputMismatch, WrongUsage
+from edgeseq.runtime import Model
+from edgeseq.runtime.manifest import Manifest, StateSpec, TensorSpec
+
+H = "state_in.00.lstm.h"
+C = "state_in.01.lstm.c"
+
+
+def some(*shape: int) -> np.ndarray:
+    return np.random.default_rng(2).normal(size=shape).astype(np.float32)
+
+
+@pytest.fixture
+def model(make_lstm: Callable[..., Any]) -> Model:
+    return Model(make_lstm(streaming=True, initial=0.25).path, threads=1)
+
+
+@pytest.mark.parametrize("chunks", [[12], [1] * 12, [5, 1, 4, 2]])
+def test_chunks_equal_the_whole(model: Model, chunks: list[int]):
+    x = some(3, 12, 3)
+    stream = model.stream(batch=3)
+    pieces = [stream.step(piece) for piece in np.split(x, np.cumsum(chunks)[:-1], axis=1)]
+    # The same op does the same sums in the same order, step by step.
+    assert np.array_equal(np.concatenate(pieces, axis=1), model(x))
+
+
+def test_answers_may_be_kept(model: Model):
+    stream, x = model.stream(), some(1, 3, 3)
+    first = stream.step(x)
+    copy = first.copy()
+    stream.step(x)
+    assert np.array_equal(first, copy)
+
+
+def test_reset_starts_anew(model: Model):
+    stream, x = model.stream(batch=2), some(2, 3, 3)
+    first = stream.step(x)
+    assert not np.array_equal(stream.step(x), first)
+    stream.reset()
+    assert np.array_equal(stream.step(x), first)
+
+
+def test_reset_of_rows_leaves_the_others(model: Model):
+    x = some(3, 2, 3)
+    stream, other = model.stream(batch=3), model.stream(batch=3)
+    first = stream.step(x)
+    other.step(x)
+    stream.reset(rows=[0, 2])
+    again, untouched = stream.step(x), other.step(x)
+    assert np.array_equal(again[[0, 2]], first[[0, 2]])
+    assert np.array_equal(again[1], untouched[1])
+    assert not np.array_equal(again[1], first[1])
+    stream.reset(rows=[])
+    assert np.array_equal(stream.step(x)[1], other.step(x)[1])
+
+
+def test_rows_may_be_reset_before_the_first_step(model: Model):
+    stream = model.stream(batch=2)
+    stream.reset(rows=np.array([1]))
+    assert np.array_equal(stream.step(some(2, 1, 3)), model(some(2, 1, 3)))
+
+
+@pytest.mark.parametrize("rows", [[2], [-1], [0.5], ["a"], [True]])
+def test_rows_that_are_none(model: Model, rows: list[Any]):
+    with pytest.raises(WrongUsage, match=r"rows must be integers from 0 to 1; got \["):
+        model.stream(batch=2).reset(rows=rows)
+
+
+def test_state_is_saved_and_restored(model: Model):
+    stream, x = model.stream(), some(1, 3, 3)
+    stream.step(x)
+    saved = stream.state
+    assert {name: array.shape for name, array in saved.items()} == {H: (1, 4), C: (1, 4)}
+    expected = stream.step(x)
+    other = model.stream()
+    other.state = saved
+    for array in saved.values():
+        array[:] = 99  # neither stream holds these arrays
+    assert np.array_equal(other.step(x), expected)
+    assert not np.array_equal(stream.step(x), expected)
+
+
+def test_the_state_before_the_first_step_is_the_initial_one(model: Model):
+    assert {name: array.tolist() for name, array in model.stream(batch=1).state.items()} == {
+        H: [[0.25] * 4],
+        C: [[0.25] * 4],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({C: None}, "the state is a dict with the keys .* missing 'state_in.01.lstm.c'"),
+        ({"h": np.zeros((1, 4), np.float32)}, "unexpected 'h'"),
+        ({H: np.zeros((2, 4), np.float32)}, r"state 'state_in.00.lstm.h' has the shape \(batch=1, 4\); got \(2, 4\)"),
+        ({H: np.zeros((1, 5), np.float32)}, r"\(batch=1, 4\); got \(1, 5\)"),
+        ({H: np.zeros((1, 4))}, "state 'state_in.00.lstm.h' is float32; got float64"),
+    ],
+)
+def test_a_state_that_does_not_fit(model: Model, change: dict[str, Any], message: str):
+    stream, x = model.stream(), some(1, 2, 3)
+    stream.step(x)
+    before = stream.state
+    with pytest.raises(InputMismatch, match=message):
+        stream.state = {name: array for name, array in {**before, **change}.items() if array is not None}
+    assert all(np.array_equal(stream.state[name], before[name]) for name in before)
+
+
+def test_a_state_must_be_a_dict(model: Model):
+    with pytest.raises(InputMismatch, match=r"the state is a dict with the keys .* got a list of 0"):
+        model.stream().state = []  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 1, 3), r"input 'x' has the shape \(batch=1, time=1, 3\); got \(2, 1, 3\)|batch=1"),
+        ((1, 1, 4), r"got \(1, 1, 4\)"),
+        ((1, 3), "An axis is missing"),
+        ((1, 0, 3), "No axis may be empty"),
+    ],
+)
+def test_a_step_that_does_not_fit_leaves_the_state(model: Model, shape: tuple[int, ...], message: str):
+    stream, x = model.stream(), some(1, 2, 3)
+    stream.step(x)
+    before = stream.state
+    with pytest.raises(InputMismatch, match=message):
+        stream.step(np.zeros(shape, np.float32))
+    assert all(np.array_equal(stream.state[name], before[name]) for name in before)
+
+
+def test_a_file_without_states_does_not_stream(make_lstm: Callable[..., Any]):
+    with pytest.raises(WrongUsage, match=r"has no states to carry. Export the model with streaming=True"):
+        Model(make_lstm().path).stream()
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.0, True, None])
+def test_a_batch_that_is_none(model: Model, batch: Any):
+    with pytest.raises(WrongUsage, match="batch must be a positive integer; got"):
+        model.stream(batch=batch)
+
+
+def test_a_fixed_batch_must_be_met(make_lstm: Callable[..., Any]):
+    lstm = make_lstm(streaming=True, batch=4)
+    model = Model(lstm.path)
+    with pytest.raises(WrongUsage, match=r"has a fixed batch of 4; got 1. Use: model.stream\(batch=4\)"):
+        model.stream()
+    assert model.stream(batch=4).step(some(4, 1, 3)).shape == (4, 1, 4)
+
+
+@pytest.fixture
+def frames(write: Callable[..., Path]) -> Model:
+    """A running sum of frames whose height is free: the state's size is known from the first frame."""
+    shape: list[Any] = ["batch", "time", "height"]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, shape),
+        helper.make_tensor_value_info("sum_in", TensorProto.FLOAT, ["batch", "height"]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "height"]),
+        helper.make_tensor_value_info("sum_out", TensorProto.FLOAT, ["batch", "height"]),
+    ]
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "one"], ["new"], keepdims=0),
+        helper.make_node("Add", ["new", "sum_in"], ["y"]),
+        helper.make_node("Identity", ["y"], ["sum_out"]),
+    ]
+    manifest = Manifest(
+        inputs=(TensorSpec(name="x", dtype="float32", axes=("batch", "time", "height")),),
+        outputs=(TensorSpec(name="y", dtype="float32", axes=("batch", "height")),),
+        states=(StateSpec(input="sum_in", output="sum_out", dtype="float32", axes=("batch", "height")),),
+        input_structure="x",
+        output_structure="y",
+    )
+    return Model(write(nodes, inputs, outputs, {"one": np.array([1])}, manifest))
+
+
+def test_a_state_sized_by_the_input(frames: Model):
+    stream = frames.stream()
+    with pytest.raises(WrongUsage, match=r"the states' size \(height\) is known only after the first step"):
+        _ = stream.state
+    assert stream.step(np.ones((1, 2, 3))).tolist() == [[2.0, 2.0, 2.0]]
+    assert stream.step(np.ones((1, 1, 3))).tolist() == [[3.0, 3.0, 3.0]]
+    # Without the check this step would be broadcast over the state, and answer.
+    with pytest.raises(InputMismatch, match=r"height=3\); got \(1, 1, 1\)"):
+        stream.step(np.ones((1, 1, 1)))
+    stream.reset()
+    assert stream.step(np.ones((1, 1, 1))).tolist() == [[1.0]]
+    stream.state = {"sum_in": np.ones((1, 2), np.float32)}
+    assert stream.step(np.ones((1, 1, 2))).tolist() == [[2.0, 2.0]]
