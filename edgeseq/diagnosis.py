@@ -8,9 +8,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from edgeseq import __version__
 from edgeseq.bench.machine import Machine, installed_version, this_machine
-from edgeseq.errors import EdgeseqError, MissingExtra
+from edgeseq.errors import MissingExtra, ProviderUnavailable
 from edgeseq.runtime.providers import SHORT_NAMES, open_session
 
 EXTRAS: Mapping[str, Mapping[str, str]] = {
@@ -61,7 +63,7 @@ class Diagnosis:
     """The state of this installation; truthy when nothing is broken and a model can run."""
 
     checks: tuple[Check, ...]
-    """Python, packages, extras and providers, in that order."""
+    """Processor, Python, packages, extras and providers, in that order."""
     machine: Machine
     """Processor and system."""
     versions: Mapping[str, str | None]
@@ -81,16 +83,18 @@ def diagnose() -> Diagnosis:
     names = sorted({package for packages in EXTRAS.values() for package in packages})
     versions = {"edgeseq": __version__, "numpy": installed_version("numpy")}
     versions |= {name: installed_version(name) for name in names}
+    machine = this_machine()
     tried = [_provider(name, versions) for name in SHORT_NAMES]
     return Diagnosis(
         checks=(
+            _processor(machine),
             _python(),
             _package("numpy", versions["numpy"], _NUMPY),
             _onnxruntime(versions),
             *(_extra(extra, versions) for extra in EXTRAS),
             *tried,
         ),
-        machine=this_machine(),
+        machine=machine,
         versions=versions,
         providers=tuple(name for name, check in zip(SHORT_NAMES, tried, strict=True) if check.ok),
     )
@@ -107,7 +111,9 @@ def _package(name: str, version: str | None, wanted: str) -> Check:
     if version is None:
         return Check(name=name, ok=False, detail="not installed", advice=f"pip install '{name}{wanted}'")
     if not _satisfies(version, wanted):
-        return Check(name=name, ok=False, detail=f"{version}; {wanted} is wanted", advice=f"pip install '{name}{wanted}'")
+        return Check(
+            name=name, ok=False, detail=f"{version}; {wanted} is wanted", advice=f"pip install '{name}{wanted}'"
+        )
     return Check(name=name, ok=True, detail=version)
 
 
@@ -140,7 +146,7 @@ def _extra(extra: str, versions: Mapping[str, str | None]) -> Check:
             missing.append(package)
         elif not _satisfies(version, wanted):
             wrong.append(f"{package} is {version}, wanted {wanted}")
-    name, command = f"extra {extra}", f"pip install 'edgeseq[{extra}]'"
+    name, command = f"extra {extra}", _install(extra)
     if wrong:
         return Check(name=name, ok=False, detail="; ".join(wrong), advice=command)
     if not missing:
@@ -156,19 +162,66 @@ def _extra(extra: str, versions: Mapping[str, str | None]) -> Check:
     )
 
 
+def _processor(machine: Machine) -> Check:
+    features = ", ".join(machine.cpu_features) or "features unknown"
+    return Check(name="processor", ok=True, detail=f"{machine.cpu_model}, {machine.cores} usable cores, {features}")
+
+
 def _provider(name: str, versions: Mapping[str, str | None]) -> Check:
     """Open a session and run it: what was compiled in says nothing about what can start."""
     label = f"provider {name}"
+    # Only those who installed the build for NVIDIA expect its providers to start.
+    broken = False if name == "cpu" or versions["onnxruntime-gpu"] is not None else None
     try:
         session = open_session(tiny_model(), provider=name)
-        answer = session.run(None, {"x": _ones()})[0]
+        answer = session.run(None, {"x": np.ones(2, np.float32)})[0].tolist()
     except MissingExtra as error:
-        return Check(name=label, ok=False if name == "cpu" else None, detail=str(error), advice=_install(error))
-    except EdgeseqError as error:
-        # Only those who installed the GPU build expect its providers to start.
-        expected = name == "cpu" or versions["onnxruntime-gpu"] is not None
-        reason = getattr(error, "reason", str(error))
-        return Check(name=label, ok=False if expected else None, detail=reason, advice=getattr(error, "advice", ""))
-    if answer.tolist() != [2.0, 2.0]:
-        return Check(name=label, ok=False, detail=f"it computes 1 + 1 = {answer.tolist()}", advice="Do not use it.")
+        return Check(name=label, ok=broken, detail=f"{error.package} is not installed", advice=_install(error.extra))
+    except ProviderUnavailable as error:
+        return Check(name=label, ok=broken, detail=error.reason, advice=error.advice)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this provider's state, and the others are asked too
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return Check(name=label, ok=broken, detail=reason, advice=_install("cpu" if name == "cpu" else "gpu"))
+    if answer != [2.0, 2.0]:
+        return Check(
+            name=label, ok=False, detail=f"it computes 1 + 1 = {answer}", advice="Do not use this provider here."
+        )
     return Check(name=label, ok=True, detail="a session starts and computes")
+
+
+def tiny_model() -> bytes:
+    """An ONNX file that adds x, float32 of shape (2,), to itself, written as protobuf without the onnx package.
+
+    Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+    """
+
+    def message(number: int, *parts: bytes) -> bytes:
+        content = b"".join(parts)
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    def integer(number: int, value: int) -> bytes:
+        return bytes([number << 3, value])
+
+    def tensor(number: int, name: bytes) -> bytes:
+        shape = message(2, message(1, integer(1, 2)))
+        return message(number, message(1, name), message(2, message(1, integer(1, 1), shape)))
+
+    node = message(1, message(1, b"x"), message(1, b"x"), message(2, b"y"), message(4, b"Add"))
+    graph = message(7, node, message(2, b"tiny"), tensor(11, b"x"), tensor(12, b"y"))
+    return integer(1, 8) + graph + message(8, integer(2, 17))
+
+
+def _install(extra: str) -> str:
+    return f"pip install 'edgeseq[{extra}]'"
+
+
+def _satisfies(version: str, wanted: str) -> bool:
+    """Whether `version` lies within ``>=a,<b``; what follows its numbers, such as ``rc1``, is left out."""
+    lower, upper = (_numbers(part.strip("<>=")) for part in wanted.split(","))
+    return lower <= _numbers(version) < upper
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    numbers = [int(part) for part in found.group().split(".")] if found else []
+    return tuple(numbers + [0] * (4 - len(numbers)))

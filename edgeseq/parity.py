@@ -85,9 +85,7 @@ def compare(
     golden = read_golden(path, manifest.model_hash) if inputs is None or reference is None else None
     if inputs is None:
         assert golden is not None
-        inputs = structure.nest(
-            {spec.name: golden.inputs[spec.name] for spec in manifest.inputs}, manifest.input_structure
-        )
+        inputs = {spec.name: golden.inputs[spec.name] for spec in manifest.inputs}
     answers = structure.flatten(model(inputs), manifest.output_structure, "the answer")
     if reference is None:
         assert golden is not None
@@ -95,7 +93,8 @@ def compare(
         kind = "golden"
     else:
         kind, ask = _open_reference(reference)
-        expected = structure.flatten(ask(inputs), manifest.output_structure, "the reference's answer")
+        nested = structure.nest(model.feed.by_name(inputs), manifest.input_structure)
+        expected = structure.flatten(ask(nested), manifest.output_structure, "the reference's answer")
     return compare_answers(
         [({name: answers[name] for name in wanted}, expected)], tolerance=tolerance, provider=provider, reference=kind
     )

@@ -42,7 +42,8 @@ def output_specs(graph: ir.Model, inputs: Sequence[TensorSpec], states: Sequence
                 axes.append(int(lengths[0]))
             else:
                 axes.append(same[0] if same else f"{argument.name}_{position}")
-        specs.append(TensorSpec(name=argument.name, dtype=argument.dtype.numpy().name, axes=tuple(axes)))
+        assert argument.dtype is not None
+        specs.append(TensorSpec(name=str(argument.name), dtype=argument.dtype.numpy().name, axes=tuple(axes)))
     return tuple(specs)
 
 

@@ -49,7 +49,8 @@ def to_onnx(function: Any, input_names: Sequence[str], output_names: Sequence[st
         converted = optimizer.optimize_graph(converted, catch_errors=False)
         proto = converted.make_model("edgeseq")
     _refuse_unknown_ops(proto.graph)
-    return ir.from_proto(proto)
+    model: ir.Model = ir.from_proto(proto)
+    return model
 
 
 def _keep_marker(context: Any, node: Any, name: str, args: Any) -> None:  # noqa: ARG001

@@ -82,13 +82,14 @@ def export(
         streams.refuse_what_cannot_stream(model)
 
     started = time.perf_counter()
-    graph, placed, free = _convert(model, signature, opset, target, stateful, lowering)
+    graph, placed, free = _convert(signature, opset, target, stateful, lowering)
     loops = finish.count_loops(graph)
     if loops and not allow_loop:
         raise LoopRefused(
             f"the graph would hold {loops} ONNX Loop: a while-loop of the model's own code. Most accelerators refuse "
             "it, and it is slow. Rewrite it with keras.layers, or allow it (--allow-loop, allow_loop=True)"
         )
+    finish.canonical(graph)
     inputs = tuple(TensorSpec(name=spec.name, dtype=spec.dtype, axes=spec.axes) for spec in free.inputs)
     outputs = output_specs(graph, inputs, placed.states)
     conversion = time.perf_counter() - started
@@ -99,7 +100,6 @@ def export(
 
     started = time.perf_counter()
     outputs = _name_outputs(graph, inputs, outputs, answers)
-    finish.canonical(graph)
     manifest = Manifest(
         inputs=inputs,
         outputs=outputs,
@@ -199,7 +199,7 @@ def _flat_samples(samples: Any, signature: Signature) -> list[Array]:
 
 
 def _convert(
-    model: Any, signature: Signature, opset: int, target: str, stateful: bool, lowering: str
+    signature: Signature, opset: int, target: str, stateful: bool, lowering: str
 ) -> tuple[ir.Model, Placed, Signature]:
     """The cleaned graph, what was placed in it, and the signature with the axes that it really has free."""
     # A file that carries states takes any batch and chunk, though a stateful Keras model fixes both. Where something
@@ -256,7 +256,7 @@ def _versions() -> dict[str, str]:
 
 
 def _rows(trial: Trial) -> int:
-    return next(iter(trial.inputs.values())).shape[0]
+    return int(next(iter(trial.inputs.values())).shape[0])
 
 
 def _masks(model: Any) -> tuple[MaskSpec, ...]:

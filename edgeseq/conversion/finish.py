@@ -41,7 +41,7 @@ def _cancel_transposes(graph: ir.Graph) -> None:
     """Between stacked layers, (batch, time) to (time, batch) follows its own inverse."""
     for node in list(graph):
         second = _permutation(node)
-        inner = node.inputs[0].producer() if second else None
+        inner = node.inputs[0].producer() if second and node.inputs[0] else None
         first = _permutation(inner)
         if second is None or first is None or inner is None:
             continue
@@ -73,7 +73,7 @@ def _transpose_ids_not_vectors(graph: ir.Graph) -> None:
 def name_axes(values: Iterable[ir.Value], axes: Mapping[str, Sequence[str | int]]) -> None:
     """Write the axes' names into the shapes of a graph's inputs or outputs."""
     for value in values:
-        if value.name in axes:
+        if value.name is not None and value.name in axes:
             value.shape = ir.Shape(list(axes[value.name]))
 
 

@@ -66,7 +66,9 @@ def _place_weight(main: ir.Graph, graph: ir.Graph, node: ir.Node, trace: Trace, 
     existing = main.initializers.get(token)
     if existing is None:
         tensor = ir.tensor(trace.weights[token], name=token)
-        existing = ir.Value(name=token, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+        existing = ir.Value(
+            name=token, const_value=tensor, shape=ir.Shape(trace.weights[token].shape), type=ir.TensorType(tensor.dtype)
+        )
         main.initializers.add(existing)
     _replace(graph, node, [], [existing])
 
@@ -119,7 +121,8 @@ def _place_recurrent(
         *(lowered.states or [None] * count),
     ]
     _replace(graph, node, b.nodes, replacements)
-    return lowered.op_types
+    op_types: tuple[str, ...] = lowered.op_types
+    return op_types
 
 
 def _state_axes(spec: RecurrentSpec, x: ir.Value, state: ir.Value) -> tuple[str | int, ...]:

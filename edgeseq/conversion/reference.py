@@ -71,8 +71,8 @@ def keras_answers(model: Any, signature: Signature, given: Sequence[Array] | Non
     """
     random = np.random.default_rng(seed)
     batches: list[list[Sequence[Array]]] = [] if given is None else [[given]]
-    for alternatives in _all_sizes(signature):
-        batches.append([[make_input(spec, sizes, random) for spec in signature.inputs] for sizes in alternatives])
+    for choices in _all_sizes(signature):
+        batches.append([[make_input(spec, sizes, random) for spec in signature.inputs] for sizes in choices])
     trials: list[Trial] = []
     refused: list[str] = []
     names: tuple[str, ...] = ()

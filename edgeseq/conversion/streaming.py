@@ -21,50 +21,13 @@ _FREE_LENGTH = 5
 
 # Layers whose answer at a step depends on that step alone, or, for the recurrent ones, on the state. By exact type:
 # a subclass may look at the whole sequence.
-_STEPWISE = frozenset(
-    getattr(keras.layers, name)
-    for name in [
-        "InputLayer",
-        "Dense",
-        "EinsumDense",
-        "Embedding",
-        "Activation",
-        "ReLU",
-        "LeakyReLU",
-        "PReLU",
-        "ELU",
-        "Softmax",
-        "Dropout",
-        "SpatialDropout1D",
-        "GaussianNoise",
-        "GaussianDropout",
-        "AlphaDropout",
-        "LayerNormalization",
-        "BatchNormalization",
-        "Normalization",
-        "Rescaling",
-        "Identity",
-        "Add",
-        "Subtract",
-        "Multiply",
-        "Average",
-        "Maximum",
-        "Minimum",
-        "Concatenate",
-        "TimeDistributed",
-        "RNN",
-        "SimpleRNN",
-        "LSTM",
-        "GRU",
-        "SimpleRNNCell",
-        "LSTMCell",
-        "GRUCell",
-        "ConvLSTM1D",
-        "ConvLSTM2D",
-        "ConvLSTM3D",
-        "Masking",
-    ]
-)
+_STEPWISE_NAMES = """
+    InputLayer Dense EinsumDense Embedding Activation ReLU LeakyReLU PReLU ELU Softmax Dropout SpatialDropout1D
+    GaussianNoise GaussianDropout AlphaDropout LayerNormalization BatchNormalization Normalization Rescaling Identity
+    Add Subtract Multiply Average Maximum Minimum Concatenate TimeDistributed RNN SimpleRNN LSTM GRU SimpleRNNCell
+    LSTMCell GRUCell ConvLSTM1D ConvLSTM2D ConvLSTM3D Masking
+"""
+_STEPWISE = frozenset(getattr(keras.layers, name) for name in _STEPWISE_NAMES.split())
 
 
 def has_state(model: Any) -> bool:

@@ -23,8 +23,9 @@ from edgeseq.quantization.search import Choices, Quality
 from edgeseq.runtime.manifest import StateSpec
 from edgeseq.runtime.providers import open_session, run
 
-# Twenty rounds give the paired ratio an interval of about a percent on a quiet machine.
-_TIMING = Settings(min_runs=40, min_seconds=0.4, max_seconds=20.0, rounds=20, warm_up_max_seconds=1.0)
+# Twenty rounds give the paired ratio an interval of about a percent on a quiet machine; the limits keep a large model's
+# search to some seconds a candidate.
+_TIMING = Settings(min_runs=20, min_seconds=0.3, max_seconds=8.0, rounds=20, warm_up_max_seconds=0.5)
 
 
 class SampledTrial:

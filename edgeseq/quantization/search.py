@@ -20,8 +20,6 @@ Choices = Mapping[str, str]
 # A time counts as slower, or as a gain, when its interval lies beyond this: two sessions of one file can differ by 1 %,
 # because their weights lie elsewhere in memory.
 _NOISE = 0.01
-# A form must make the file smaller or faster by this much, or it is not worth its error.
-_LEAST_GAIN = 0.005
 # Gains of at least this share of the largest are alike; the smaller error decides between them.
 _ALIKE = 0.95
 
@@ -53,7 +51,9 @@ class Budget:
         """How `quality` breaks the budget, in words; empty when it keeps it. NaN breaks every budget."""
         if self.max_error is not None and not quality.error <= self.max_error:
             return f"error {quality.error:.2%} is over the budget of {self.max_error:.2%}"
-        if self.max_drop is not None and (quality.drop is None or not quality.drop <= self.max_drop):
+        if self.max_drop is not None and quality.drop is None:
+            return "the answers are not finite"
+        if self.max_drop is not None and quality.drop is not None and not quality.drop <= self.max_drop:
             return f"the metric drops by {quality.drop:.4g}, over the budget of {self.max_drop:.4g}"
         return ""
 
@@ -140,8 +140,8 @@ def _try_alone(layer: str, candidate: str, trial: Trial, budget: Budget) -> Trie
     tried = replace(tried, time=time, gain=_gain(size_bytes, time, trial.size_bytes({})))
     if _is_slower(time):
         return replace(tried, declined=f"it is slower than fp32: {time.value:.2f} times its time")
-    if tried.gain < _LEAST_GAIN:
-        return replace(tried, declined="it makes the file neither smaller nor faster by a measurable amount")
+    if tried.gain <= 0:
+        return replace(tried, declined="it makes the file no smaller, and not measurably faster")
     return tried
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseq.errors import InvalidFile, MissingInput
-from edgeseq.files import StrPath, write_bytes, whole_folder
+from edgeseq.files import StrPath, whole_folder, write_bytes
 from edgeseq.runtime import wire
 
 Arrays = Mapping[str, npt.NDArray[Any]]

@@ -61,8 +61,9 @@ class Stream:
         if rows is None:
             self._states, self._lengths = None, self._start
             return
-        chosen = np.asarray(rows).tolist() if isinstance(rows, np.ndarray) else list(rows)
-        if not all(type(row) is int and 0 <= row < self.batch for row in chosen):
+        chosen = list(rows)
+        whole = all(isinstance(row, (int, np.integer)) and not isinstance(row, bool) for row in chosen)
+        if not whole or not all(0 <= row < self.batch for row in chosen):
             raise WrongUsage(f"rows must be integers from 0 to {self.batch - 1}; got {chosen}")
         for name, array in (self._states or {}).items():
             array[chosen] = self._specs[name].initial

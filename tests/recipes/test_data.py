@@ -63,7 +63,7 @@ def test_the_real_digits_are_read(data_folder):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"not gzip", "not a gzipped file"),
+        (b"not gzip", "Not a gzipped file"),
         (gzip.compress(b'{"text": "a"}\n'), "line 1 is not a review"),
         (gzip.compress(b'{"text": "a", "label": 1}\n{"text": "b", "label": 7}\n'), "line 2: .* got label 7"),
         (gzip.compress(b'{"text": "a", "label": 1}\n' * 1000)[:-20], "ended before|Error|invalid"),
@@ -125,7 +125,7 @@ def test_a_damaged_file_stops_a_training_before_anything_is_written(small_data, 
     folder.mkdir(parents=True)
     (folder / "train.jsonl.gz").write_bytes(b"broken")
     (folder / "test.jsonl.gz").write_bytes(b"broken")
-    with pytest.raises(InvalidFile, match="train.jsonl.gz"):
+    with pytest.raises(InvalidFile, match=r"train\.jsonl\.gz"):
         train("imdb", tmp_path / "m.keras", data=tmp_path / "data")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
@@ -143,7 +143,7 @@ def test_the_folder_beside_the_current_one_is_found(small_data, nowhere, monkeyp
     (nowhere / "project").mkdir()
     (nowhere / "shared").mkdir()
     (nowhere / "shared" / "data").symlink_to(small_data)
-    assert data.locate("ett", None) == nowhere.parent / "shared" / "data" / "ett" if False else True
+    assert data.locate("ett", None) is None
     monkeypatch.chdir(nowhere / "project")
     found = data.locate("ett", None)
     assert found is not None
@@ -162,7 +162,11 @@ def test_without_data_and_network_the_error_says_where_to_get_it(recipe, nowhere
 
 def test_a_server_that_never_answers_is_given_up(nowhere, monkeypatch):
     monkeypatch.setattr(data, "CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **keywords: time.sleep(30))
+
+    def silent(*arguments, **keywords):
+        time.sleep(30)
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
     with pytest.raises(DataUnavailable, match="did not answer within"):
         data.load_public("imdb", ("imdb.npz",), lambda: None)
 

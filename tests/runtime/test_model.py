@@ -241,12 +241,14 @@ def test_a_float_beyond_the_dtype_is_refused_but_not_a_nan(make_pair: Callable[.
 def test_raw_text_in_and_raw_units_out(embedding: tuple[Path, np.ndarray]):
     path, table = embedding
     model = Model(path)
-    expected = model([[1, 4, 5], [0, 1, 6]]) * [1.0, 10.0] + [100.0, 0.0]
+    expected = (model([[1, 4, 5], [0, 1, 6]]) * [1.0, 10.0] + [100.0, 0.0]).astype(np.float32)
     for texts in (["The good", "bad!"], ("the good", "bad")):
         y = model(texts, raw=True)
         assert y.dtype == np.float32
         assert y.tolist() == expected.tolist()
-    assert model(["bad"], raw=True).tolist() == (table[[1, 6]].mean(axis=0) * [1, 10] + [100, 0])[None].tolist()
+    # "bad" is the rows 1 and 6 of the table, whose mean is (7, 8).
+    assert table[[1, 6]].mean(axis=0).tolist() == [7.0, 8.0]
+    assert model(["bad"], raw=True).tolist() == [[107.0, 80.0]]
     with pytest.raises(InputMismatch, match="Put it in a list"):
         model("the good", raw=True)
 
