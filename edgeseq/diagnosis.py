@@ -124,7 +124,7 @@ def _onnxruntime(versions: Mapping[str, str | None]) -> Check:
         return Check(
             name="onnxruntime",
             ok=False,
-            detail=f"onnxruntime {cpu} and onnxruntime-gpu {gpu} are both installed, one over the other: providers vanish",
+            detail=f"onnxruntime {cpu} and onnxruntime-gpu {gpu} are both installed, and overwrite each other's files",
             advice="pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'edgeseq[cpu]' or 'edgeseq[gpu]'",
         )
     if not cpu and not gpu:
@@ -171,17 +171,18 @@ def _provider(name: str, versions: Mapping[str, str | None]) -> Check:
     """Open a session and run it: what was compiled in says nothing about what can start."""
     label = f"provider {name}"
     # Only those who installed the build for NVIDIA expect its providers to start.
+    install = _install("cpu" if name == "cpu" else "gpu")
     broken = False if name == "cpu" or versions["onnxruntime-gpu"] is not None else None
     try:
         session = open_session(tiny_model(), provider=name)
         answer = session.run(None, {"x": np.ones(2, np.float32)})[0].tolist()
     except MissingExtra as error:
-        return Check(name=label, ok=broken, detail=f"{error.package} is not installed", advice=_install(error.extra))
+        return Check(name=label, ok=broken, detail=f"{error.package} is not installed", advice=install)
     except ProviderUnavailable as error:
         return Check(name=label, ok=broken, detail=error.reason, advice=error.advice)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this provider's state, and the others are asked too
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return Check(name=label, ok=broken, detail=reason, advice=_install("cpu" if name == "cpu" else "gpu"))
+        return Check(name=label, ok=broken, detail=reason, advice=install)
     if answer != [2.0, 2.0]:
         return Check(
             name=label, ok=False, detail=f"it computes 1 + 1 = {answer}", advice="Do not use this provider here."

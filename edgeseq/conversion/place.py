@@ -66,9 +66,8 @@ def _place_weight(main: ir.Graph, graph: ir.Graph, node: ir.Node, trace: Trace, 
     existing = main.initializers.get(token)
     if existing is None:
         tensor = ir.tensor(trace.weights[token], name=token)
-        existing = ir.Value(
-            name=token, const_value=tensor, shape=ir.Shape(trace.weights[token].shape), type=ir.TensorType(tensor.dtype)
-        )
+        shape = ir.Shape(trace.weights[token].shape)
+        existing = ir.Value(name=token, const_value=tensor, shape=shape, type=ir.TensorType(tensor.dtype))
         main.initializers.add(existing)
     _replace(graph, node, [], [existing])
 

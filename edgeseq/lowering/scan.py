@@ -42,6 +42,9 @@ def _run(b: Builder, work: stepwise.Pass) -> stepwise.Ran:
     if work.wants_sequence:
         # The output is a state too, and a graph must not list one value twice.
         results.append(body.op("Identity", output))
+    for value in results:
+        # A body states the types of its outputs; their shapes follow from the inputs.
+        value.type = ir.TensorType(ir.DataType.FLOAT)
     graph = ir.Graph([*carried, *scanned], results, nodes=body.nodes, name="step")
     made = b.multi(
         "Scan",
