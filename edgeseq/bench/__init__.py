@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "BaselineComparison": "baseline",
     "BenchmarkResult": "record",
     "BenchmarkRun": "record",
     "Section": "report",
@@ -17,6 +18,7 @@ _HOMES = {
     "benchmark": "run",
     "compare_to_baseline": "baseline",
     "file_subject": "subjects",
+    "file_subjects": "subjects",
     "read_run": "record",
     "run_benchmark": "run",
     "save_picture": "report",
@@ -26,6 +28,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BaselineComparison",
     "BenchmarkResult",
     "BenchmarkRun",
     "Section",
@@ -34,6 +37,7 @@ __all__ = [
     "benchmark",
     "compare_to_baseline",
     "file_subject",
+    "file_subjects",
     "read_run",
     "run_benchmark",
     "save_picture",
@@ -43,12 +47,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from edgeseq.bench.baseline import compare_to_baseline
+    from edgeseq.bench.baseline import BaselineComparison, compare_to_baseline
     from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, read_run, speedup, write_run
     from edgeseq.bench.report import Section, save_picture, write_report
     from edgeseq.bench.run import benchmark, run_benchmark
     from edgeseq.bench.sample import Settings
-    from edgeseq.bench.subjects import Subject, file_subject
+    from edgeseq.bench.subjects import Subject, file_subject, file_subjects
 
 
 def __getattr__(name: str) -> Any:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeseq.bench.answers import flatten
 from edgeseq.bench.inputs import Inputs, find_inputs, given_inputs
-from edgeseq.errors import EdgeseqError
+from edgeseq.errors import EdgeseqError, WrongUsage
 from edgeseq.files import StrPath
 from edgeseq.runtime import Model, structure
+from edgeseq.runtime.manifest import TensorSpec
 
 KERAS_PREDICT = "Keras predict"
 """Name of the subject that calls ``model.predict``."""
@@ -29,6 +30,8 @@ class Subject:
     """Unique in a run."""
     call: Callable[[], object] | None
     """Takes nothing, returns the answers (arrays, nested as they may be); None when `error` is set."""
+    fed: Any = None
+    """What it is fed, nested as its model takes it, to feed a rival the same; None where that is not told."""
     provider: str = "cpu"
     """Where it runs."""
     threads: int | None = None
@@ -66,48 +69,72 @@ def file_subject(
 
     Raises MissingInput, InvalidFile, ProviderUnavailable, WrongUsage, MissingExtra.
     """
-    return opened_subject(
-        model, name=name, provider=provider, threads=threads, batch=batch, time_steps=time_steps, inputs=inputs,
-        seed=seed,
-    )[0]  # fmt: skip
+    opened = _open(model, provider, threads, batch, inputs)
+    if inputs is None:
+        found = find_inputs(model, opened.manifest, batch=batch, time_steps=time_steps, seed=seed)
+    else:
+        found = given_inputs(opened.feed.by_name(inputs), opened.manifest)
+    return _subject(opened, found, name or Path(model).name)
 
 
-def opened_subject(
-    model: StrPath,
+def file_subjects(
+    models: Sequence[StrPath],
     *,
-    name: str | None = None,
-    provider: str = "cpu",
+    providers: Sequence[str] = ("cpu",),
     threads: int | None = None,
     batch: int = 1,
     time_steps: int | None = None,
     inputs: Any = None,
     seed: int = 0,
-) -> tuple[Subject, Any]:
-    """`file_subject`, and the inputs that it feeds, nested as the Keras model takes them."""
+) -> tuple[Subject, ...]:
+    """A subject for every file on every provider; those that take the same inputs are fed the same.
+
+    Names are the files', with their folder where two files share a name, and with the provider where there are
+    several. Otherwise as `file_subject`.
+    """
+    if not models or not providers:
+        raise WrongUsage("there is nothing to measure: give at least one ONNX file and one provider")
+    paths = [Path(model) for model in models]
+    plain = [path.name for path in paths]
+    names = [path.name if plain.count(path.name) == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+    chosen: dict[tuple[TensorSpec, ...], Inputs] = {}
+    subjects = []
+    for path, name in zip(paths, names, strict=True):
+        for provider in providers:
+            opened = _open(path, provider, threads, batch, inputs)
+            takes = opened.manifest.inputs
+            if inputs is not None:
+                found = given_inputs(opened.feed.by_name(inputs), opened.manifest)
+            elif takes in chosen:
+                found = chosen[takes]
+            else:
+                found = find_inputs(path, opened.manifest, batch=batch, time_steps=time_steps, seed=seed)
+                chosen[takes] = found
+            subjects.append(_subject(opened, found, f"{name} ({provider})" if len(providers) > 1 else name))
+    return tuple(subjects)
+
+
+def _open(model: StrPath, provider: str, threads: int | None, batch: int, inputs: Any) -> Model:
     if inputs is not None:
         first = flatten(inputs)[0]
         batch = len(first) if first.ndim else 1
-    opened = Model(model, provider=provider, threads=threads, batch=batch)
-    found = _inputs(opened, model, inputs, batch, time_steps, seed)
-    fed = structure.nest(found.arrays, opened.manifest.input_structure)
-    subject = Subject(
-        name=name or Path(model).name,
+    return Model(model, provider=provider, threads=threads, batch=batch)
+
+
+def _subject(opened: Model, inputs: Inputs, name: str) -> Subject:
+    fed = structure.nest(inputs.arrays, opened.manifest.input_structure)
+    return Subject(
+        name=name,
         call=lambda: opened(fed),
-        provider=provider,
+        fed=fed,
+        provider=opened.provider,
         threads=opened.threads,
-        batch=found.batch,
-        time_steps=found.time_steps,
-        inputs=found.source,
-        size_bytes=model_size_bytes(model),
-        file_sha256=file_sha256(model),
+        batch=inputs.batch,
+        time_steps=inputs.time_steps,
+        inputs=inputs.source,
+        size_bytes=model_size_bytes(opened.path),
+        file_sha256=file_sha256(opened.path),
     )
-    return subject, fed
-
-
-def _inputs(opened: Model, path: StrPath, inputs: Any, batch: int, time_steps: int | None, seed: int) -> Inputs:
-    if inputs is None:
-        return find_inputs(path, opened.manifest, batch=batch, time_steps=time_steps, seed=seed)
-    return given_inputs(opened.feed.by_name(inputs), opened.manifest)
 
 
 def file_sha256(path: StrPath) -> str:

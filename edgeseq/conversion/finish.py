@@ -19,8 +19,8 @@ from edgeseq.lowering.builder import Builder
 
 def clean(model: ir.Model) -> None:
     """Remove what computes nothing: dead nodes, identities, transpositions that cancel, repeated constants."""
+    _drop_identities(model.graph)
     for graph_pass in (
-        common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.CommonSubexpressionEliminationPass(),
         common.DeduplicateInitializersPass(),
@@ -29,6 +29,26 @@ def clean(model: ir.Model) -> None:
     _cancel_transposes(model.graph)
     _transpose_ids_not_vectors(model.graph)
     common.RemoveUnusedNodesPass()(model)
+
+
+def _drop_identities(graph: ir.Graph) -> None:
+    """Identities go, but for those that give one value two places among a graph's outputs.
+
+    onnx-ir's own pass drops those too, inside the bodies of Scan, and onnxruntime then computes something else.
+    """
+    for node in list(graph):
+        if node.op_type != "Identity" or node.domain:
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        assert source is not None
+        if result.is_graph_output():
+            if source.is_graph_output() or source.is_graph_input() or source.is_initializer():
+                continue
+            source.name, source.shape, source.type = result.name, result.shape or source.shape, result.type
+            result.name = None
+            graph.outputs[list(graph.outputs).index(result)] = source
+        ir.convenience.replace_all_uses_with(result, source)
+        graph.remove(node, safe=True)
 
 
 def _permutation(node: ir.Node | None) -> list[int] | None:

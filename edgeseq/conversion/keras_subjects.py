@@ -25,7 +25,7 @@ from edgeseq.bench.subjects import (
     error_text,
     file_sha256,
     model_size_bytes,
-    opened_subject,
+    file_subjects,
 )
 from edgeseq.conversion.load import load_model
 from edgeseq.conversion.reference import reset_states
@@ -48,32 +48,16 @@ def side_by_side(
     """Subjects for one run: Keras `predict` (the reference), Keras's own export, then each of `files`, same inputs.
 
     `model` is the Keras model that the files were exported from, or its path. The inputs are chosen for the first
-    file as `edgeseq.bench.file_subject` does; Keras's export runs on as many threads as the first file.
-    Subjects are named after their files, with the folder where two files share a name.
+    file, and Keras's export runs on as many threads as it does; otherwise as `edgeseq.bench.file_subjects`.
 
     Raises WrongUsage without files, and what opening the model or a file raises.
     """
-    if not files:
-        raise WrongUsage("there is no file to hold against Keras: give at least one ONNX file")
-    keras_model = load_model(model)
-    names = [Path(file).name for file in files]
-    ours: list[Subject] = []
-    for file, name in zip(files, names, strict=True):
-        subject, inputs = opened_subject(
-            file,
-            name=name if names.count(name) == 1 else f"{Path(file).parent.name}/{name}",
-            provider=provider,
-            threads=threads,
-            batch=batch,
-            time_steps=time_steps,
-            inputs=inputs,
-            seed=seed,
-        )
-        ours.append(subject)
+    ours = file_subjects(
+        files, providers=(provider,), threads=threads, batch=batch, time_steps=time_steps, inputs=inputs, seed=seed
+    )
     first = ours[0]
-    theirs = keras_subjects(keras_model, inputs, provider=provider, threads=first.threads, time_steps=first.time_steps)
-    # Only the first file chose its inputs, the others were given them: all have them from the same source.
-    return tuple(dataclasses.replace(subject, inputs=first.inputs) for subject in (*theirs, *ours))
+    theirs = keras_subjects(model, first.fed, provider=provider, threads=first.threads, time_steps=first.time_steps)
+    return (*(dataclasses.replace(subject, inputs=first.inputs) for subject in theirs), *ours)
 
 
 def keras_subjects(

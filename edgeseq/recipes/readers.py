@@ -45,9 +45,11 @@ def read_table(path: Path) -> tuple[tuple[str, ...], Array]:
     values = np.empty((len(rows) - 1, len(names)))
     for index, (number, row) in enumerate(rows[1:]):
         try:
+            if len(row) != len(rows[0][1]):
+                raise ValueError(f"it has {len(row)} columns, the heading {len(rows[0][1])}")
             values[index] = [float(cell) for cell in row[1:]]
         except ValueError as error:
-            raise InvalidFile(path, f"line {number} has no {len(names)} numbers after the date ({error})") from error
+            raise InvalidFile(path, f"line {number} is not a date and {len(names)} numbers: {error}") from error
     if not np.isfinite(values).all():
         raise InvalidFile(path, "it holds values that are not finite numbers")
     return tuple(names), values

@@ -15,7 +15,7 @@ from edgeseq.recipes.frames import make_films
 
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
-    """A machine without data folders, cache or network."""
+    """A machine without data folders, cache or network: whoever asks for an address is refused at once."""
 
     def refuse(*arguments, **keywords):
         raise OSError("no network in this test")
@@ -83,7 +83,7 @@ def test_damaged_reviews_are_refused_with_the_place(tmp_path, content, reason):
     [
         ("", "not a table"),
         ("date,x\n1,2\n2,three\n", "line 3 .*three"),
-        ("date,x,y\n1,2,3\n2,4\n", "line 3 has no 2 numbers"),
+        ("date,x,y\n1,2,3\n2,4\n", "line 3 .* 2 columns, the heading 3"),
         ("date,x\n1,nan\n", "not finite"),
     ],
 )
@@ -152,11 +152,9 @@ def test_the_folder_beside_the_current_one_is_found(small_data, nowhere, monkeyp
 
 @pytest.mark.parametrize("recipe", ["imdb", "frames", "forecast", "stateful", "vowels"])
 def test_without_data_and_network_the_error_says_where_to_get_it(recipe, nowhere):
-    started = time.perf_counter()
-    with pytest.raises(DataUnavailable, match=r"is not available: .*https://.* --data") as caught:
+    with pytest.raises(DataUnavailable, match=r"is not available: .*https://.*\(--data, or EDGESEQ_DATA\)") as caught:
         train(recipe, nowhere / "m.keras")
     assert caught.value.dataset in data.DATA_SETS
-    assert time.perf_counter() - started < data.CONNECT_SECONDS
     assert not list(nowhere.glob("m.*"))
 
 
@@ -166,7 +164,7 @@ def test_a_server_that_never_answers_is_given_up(nowhere, monkeypatch):
     def silent(*arguments, **keywords):
         time.sleep(30)
 
-    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    monkeypatch.setattr(socket, "create_connection", silent)
     with pytest.raises(DataUnavailable, match="did not answer within"):
         data.load_public("imdb", ("imdb.npz",), lambda: None)
 
