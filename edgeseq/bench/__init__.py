@@ -9,50 +9,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
-    "BaselineComparison": "baseline",
-    "BenchmarkResult": "record",
-    "BenchmarkRun": "record",
     "Section": "report",
     "Settings": "sample",
     "Subject": "subjects",
     "benchmark": "run",
     "compare_to_baseline": "baseline",
-    "file_subject": "subjects",
     "file_subjects": "subjects",
     "read_run": "record",
     "run_benchmark": "run",
     "save_picture": "report",
-    "speedup": "record",
     "write_report": "report",
     "write_run": "record",
 }
 
 __all__ = [
-    "BaselineComparison",
-    "BenchmarkResult",
-    "BenchmarkRun",
     "Section",
     "Settings",
     "Subject",
     "benchmark",
     "compare_to_baseline",
-    "file_subject",
     "file_subjects",
     "read_run",
     "run_benchmark",
     "save_picture",
-    "speedup",
     "write_report",
     "write_run",
 ]
 
 if TYPE_CHECKING:
-    from edgeseq.bench.baseline import BaselineComparison, compare_to_baseline
-    from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, read_run, speedup, write_run
+    from edgeseq.bench.baseline import compare_to_baseline
+    from edgeseq.bench.record import read_run, write_run
     from edgeseq.bench.report import Section, save_picture, write_report
     from edgeseq.bench.run import benchmark, run_benchmark
     from edgeseq.bench.sample import Settings
-    from edgeseq.bench.subjects import Subject, file_subject, file_subjects
+    from edgeseq.bench.subjects import Subject, file_subjects
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 _TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
-_SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+_SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def duration(ns: float) -> str:
@@ -21,7 +21,7 @@ def durations(low_ns: float, high_ns: float) -> str:
 
 def size(size_bytes: float) -> str:
     """A size in bytes, decimal units as file managers give them, such as ``5.64 MB``."""
-    return _scaled(size_bytes, _SIZES)
+    return f"{size_bytes:.0f} B" if size_bytes < 1000 else _scaled(size_bytes, _SIZES)
 
 
 def times(ratio: float) -> str:
@@ -34,7 +34,7 @@ def significant(value: float, digits: int = 3) -> str:
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if abs(value) < 1e-4:
-        return f"{value:.{digits - 2}e}"
+        return f"{value:.{digits - 1}e}"
     rounded = float(f"{value:.{digits - 1}e}")
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
     return f"{rounded:,.{decimals}f}"

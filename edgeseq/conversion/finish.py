@@ -16,6 +16,9 @@ from onnx_ir.passes import common
 from edgeseq.errors import EdgeseqError
 from edgeseq.lowering.builder import Builder
 
+# Two calls of one layer share their weights, whatever the size.
+_LARGEST_WEIGHT_ELEMENTS = 2**40
+
 
 def clean(model: ir.Model) -> None:
     """Remove what computes nothing: dead nodes, identities, transpositions that cancel, repeated constants."""
@@ -23,7 +26,7 @@ def clean(model: ir.Model) -> None:
     for graph_pass in (
         common.RemoveUnusedNodesPass(),
         common.CommonSubexpressionEliminationPass(),
-        common.DeduplicateInitializersPass(),
+        common.DeduplicateHashedInitializersPass(size_limit=_LARGEST_WEIGHT_ELEMENTS),
     ):
         graph_pass(model)
     _cancel_transposes(model.graph)
@@ -101,7 +104,8 @@ def canonical(model: ir.Model) -> None:
     """One order and one naming, whatever was there before."""
     common.TopologicalSortPass()(model)
     _rename(model.graph, "", {value.name for value in (*model.graph.inputs, *model.graph.outputs)})
-    _order_initializers(model.graph)
+    for graph in [model.graph, *model.graph.subgraphs()]:
+        _order_initializers(graph, "" if graph is model.graph else f"{graph.name}/")
     model.graph.name = "edgeseq"
     model.graph.doc_string = None
     model.producer_name, model.producer_version = "edgeseq", None
@@ -176,20 +180,20 @@ def _layer_of(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", parts[-2]) if len(parts) > 1 else ""
 
 
-def _order_initializers(graph: ir.Graph) -> None:
-    """Constants named and stored by the order of their first use; unused ones are dropped."""
+def _order_initializers(graph: ir.Graph, prefix: str) -> None:
+    """Constants named and stored by the order of their first use; unused ones are dropped. Bodies have their own."""
+    own = {id(value) for value in graph.initializers.values()}
     order: dict[int, ir.Value] = {}
     for node in ir.traversal.RecursiveGraphIterator(graph):
         for value in node.inputs:
-            if value is not None and value.is_initializer():
+            if value is not None and id(value) in own:
                 order.setdefault(id(value), value)
     for output in graph.outputs:
-        if output.is_initializer():
+        if id(output) in own:
             order.setdefault(id(output), output)
-    values = list(order.values())
     graph.initializers.clear()
-    for number, value in enumerate(values):
-        value.name = f"weight_{number:03d}"
+    for number, value in enumerate(order.values()):
+        value.name = f"{prefix}weight_{number:03d}"
         if value.const_value is not None:
             value.const_value.name = value.name
         graph.initializers.add(value)

@@ -24,8 +24,8 @@ from edgeseq.bench.subjects import (
     Subject,
     error_text,
     file_sha256,
-    model_size_bytes,
     file_subjects,
+    model_size_bytes,
 )
 from edgeseq.conversion.load import load_model
 from edgeseq.conversion.reference import reset_states

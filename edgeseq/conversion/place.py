@@ -11,7 +11,6 @@ from edgeseq import lowering
 from edgeseq.conversion.bridge import MARKER_DOMAIN, MARKER_OP
 from edgeseq.conversion.trace import RecurrentMarker, Trace
 from edgeseq.lowering.builder import Builder
-from edgeseq.lowering.spec import RecurrentSpec
 from edgeseq.lowering.strategy import Signals
 from edgeseq.runtime.manifest import RecurrentLayer, StateSpec
 
@@ -45,7 +44,7 @@ def place_markers(model: ir.Model, trace: Trace, *, lowering_name: str = "auto",
             with_note = f"while lowering layer '{marker.spec.layer}'"
             try:
                 strategy, reason = lowering.choose(marker.spec, lowering=lowering_name, target=target)
-                op_types = _place_recurrent(model.graph, graph, node, marker, strategy, states)
+                op_types = _place_recurrent(model.graph, graph, node, token, marker, strategy, states)
             except Exception as error:
                 error.add_note(with_note)
                 raise
@@ -73,7 +72,13 @@ def _place_weight(main: ir.Graph, graph: ir.Graph, node: ir.Node, trace: Trace, 
 
 
 def _place_recurrent(
-    main: ir.Graph, graph: ir.Graph, node: ir.Node, marker: RecurrentMarker, strategy: str, states: list[StateSpec]
+    main: ir.Graph,
+    graph: ir.Graph,
+    node: ir.Node,
+    token: str,
+    marker: RecurrentMarker,
+    strategy: str,
+    states: list[StateSpec],
 ) -> tuple[str, ...]:
     spec = marker.spec
     inputs = [value for value in node.inputs if value is not None]
@@ -83,8 +88,9 @@ def _place_recurrent(
     carried_in: list[ir.Value] = []
     first = len(states)
     if marker.carried:
+        batch = None if x.shape is None else x.shape[0]
+        shape = (batch if isinstance(batch, int) else "batch", *marker.state_shape)
         for index, name in enumerate(spec.state_names):
-            shape = _state_axes(spec, x, node.outputs[marker.outputs + index])
             label = f"{first + index:02d}.{spec.layer}.{name}"
             value = ir.Value(
                 name=f"state_in.{label}", shape=ir.Shape(list(shape)), type=ir.TensorType(ir.DataType.FLOAT)
@@ -107,6 +113,8 @@ def _place_recurrent(
     )
     lowered = lowering.STRATEGIES[strategy].lower(b, spec, signals)
     for value in b.initializers:
+        # A layer that is called twice makes its constants twice; equal ones are put together when the graph is cleaned.
+        value.name = f"{token}.{value.name}"
         main.initializers.add(value)
     if marker.carried:
         for state, final in zip(states[first:], lowered.states, strict=True):
@@ -122,16 +130,6 @@ def _place_recurrent(
     _replace(graph, node, b.nodes, replacements)
     op_types: tuple[str, ...] = lowered.op_types
     return op_types
-
-
-def _state_axes(spec: RecurrentSpec, x: ir.Value, state: ir.Value) -> tuple[str | int, ...]:
-    """Batch first, named where it is free; the rest of a state's shape is always fixed."""
-    inner: tuple[int, ...] = (spec.units,)
-    if spec.convolution is not None:
-        assert state.shape is not None
-        inner = tuple(int(length) for length in list(state.shape)[1:])  # type: ignore[arg-type]
-    batch = None if x.shape is None else x.shape[0]
-    return (batch if isinstance(batch, int) else "batch", *inner)
 
 
 def _used(value: ir.Value) -> bool:

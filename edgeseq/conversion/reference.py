@@ -72,7 +72,14 @@ def keras_answers(model: Any, signature: Signature, given: Sequence[Array] | Non
     random = np.random.default_rng(seed)
     batches: list[list[Sequence[Array]]] = [] if given is None else [[given]]
     for choices in _all_sizes(signature):
-        batches.append([[make_input(spec, sizes, random) for spec in signature.inputs] for sizes in choices])
+        # A mean over the valid steps of a row that has none is NaN in Keras; such rows are left out then.
+        batches.append(
+            [
+                [make_input(spec, sizes, random, empty_rows=empty_rows) for spec in signature.inputs]
+                for sizes in choices
+                for empty_rows in (True, False)
+            ]
+        )
     trials: list[Trial] = []
     refused: list[str] = []
     names: tuple[str, ...] = ()
@@ -91,6 +98,8 @@ def keras_answers(model: Any, signature: Signature, given: Sequence[Array] | Non
                 names = signature.output_names or _made_names(flat)
                 nest = to_structure(outputs, names)
             values = [keras.ops.convert_to_numpy(value) for _, value in flat]
+            if arrays is not alternatives[-1] and not all(np.isfinite(value).all() for value in values):
+                continue
             trials.append(
                 Trial(
                     inputs=dict(zip([spec.name for spec in signature.inputs], arrays, strict=True)),
@@ -108,10 +117,10 @@ def keras_answers(model: Any, signature: Signature, given: Sequence[Array] | Non
     return Answers(trials=tuple(trials), output_names=names, output_structure=nest, refused=tuple(refused))
 
 
-def make_input(spec: Input, sizes: Sizes, random: np.random.Generator) -> Array:
+def make_input(spec: Input, sizes: Sizes, random: np.random.Generator, *, empty_rows: bool = True) -> Array:
     """One input: ids within the vocabulary, noise of unit variance, Booleans; with masked steps where masks are read.
 
-    Masked steps come in every pattern: before, after and between valid ones, and, from the third row on, alone.
+    Masked steps come in every pattern: before, after and between valid ones, and, with `empty_rows`, alone.
     """
     shape = tuple(axis if isinstance(axis, int) else sizes[axis] for axis in spec.axes)
     if spec.dtype == "bool":
@@ -124,20 +133,23 @@ def make_input(spec: Input, sizes: Sizes, random: np.random.Generator) -> Array:
         array = random.standard_normal(shape).astype(spec.dtype)
     if spec.mask_value is not None and len(shape) >= 2:
         for row in range(shape[0]):
-            array[row, _masked_steps(row, shape[1], random)] = spec.mask_value
+            array[row, _masked_steps(row, shape[1], random, empty_rows)] = spec.mask_value
     return array
 
 
-def _masked_steps(row: int, length: int, random: np.random.Generator) -> Array:
+def _masked_steps(row: int, length: int, random: np.random.Generator, empty_rows: bool) -> Array:
     steps = np.arange(length)
     patterns = (
         steps < length // 3,
         (steps >= length - length // 3) | (steps == length // 2),
-        np.ones(length, bool),
-        random.random(length) < 0.5,
+        np.full(length, empty_rows),
+        (random.random(length) < 0.5) & (steps > 0),
         np.zeros(length, bool),
     )
-    return patterns[row % len(patterns)]
+    masked = patterns[row % len(patterns)]
+    if not empty_rows and masked.all():
+        masked[-1] = False
+    return masked
 
 
 def _all_sizes(signature: Signature) -> list[list[Sizes]]:

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from edgeseq.conversion.layers import read_bidirectional, read_layer
-from edgeseq.errors import UnsupportedLayer
+from edgeseq.errors import EdgeseqError, UnsupportedLayer
 from edgeseq.lowering.spec import STATES, Array, RecurrentSpec
 
 _LOCK = threading.RLock()
@@ -39,6 +39,8 @@ class RecurrentMarker:
     spec: RecurrentSpec
     outputs: int
     """Number of outputs before the states."""
+    state_shape: tuple[int, ...]
+    """Of each state, batch left out."""
     carried: bool
     """Whether the states become inputs and outputs of the whole file."""
 
@@ -52,6 +54,8 @@ class Trace:
     recurrent: dict[str, RecurrentMarker] = field(default_factory=dict)
     weights: dict[str, Array] = field(default_factory=dict)
     carried_layers: set[int] = field(default_factory=set)
+    refusal: EdgeseqError | None = None
+    """What a replaced call raised: Keras puts an exception of its own in the place of any that passes through it."""
 
     def next_token(self, table: dict[str, Any], kind: str) -> str:
         """A token that no marker of this trace has yet."""
@@ -67,7 +71,12 @@ def trace_model(call: Callable[..., Sequence[Any]], inputs: Sequence[tf.TensorSp
         return tuple(tf.identity(tensor) for tensor in call(*tensors))
 
     with _patched(trace):
-        trace.function = tf.function(flat, autograph=False).get_concrete_function(*inputs)
+        try:
+            trace.function = tf.function(flat, autograph=False).get_concrete_function(*inputs)
+        except Exception:
+            if trace.refusal is not None:
+                raise trace.refusal from None
+            raise
     return trace
 
 
@@ -91,7 +100,7 @@ def _patched(trace: Trace) -> Iterator[None]:
         thread = threading.get_ident()
         try:
             for (owner, name, make), (_, _, original) in zip(makers, originals, strict=True):
-                setattr(owner, name, _in_thread(thread, make(trace, original), original))
+                setattr(owner, name, _in_thread(thread, trace, make(trace, original), original))
             # A model's own tf.function would keep our markers in its cache, and break afterwards.
             tf.config.run_functions_eagerly(True)
             yield
@@ -101,12 +110,20 @@ def _patched(trace: Trace) -> Iterator[None]:
                 setattr(owner, name, original)
 
 
-def _in_thread(thread: int, replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+def _in_thread(
+    thread: int, trace: Trace, replacement: Callable[..., Any], original: Callable[..., Any]
+) -> Callable[..., Any]:
     """`replacement` in one thread and `original` in all others, where a model may be predicting meanwhile."""
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (replacement if threading.get_ident() == thread else original)(*args, **kwargs)
+        if threading.get_ident() != thread:
+            return original(*args, **kwargs)
+        try:
+            return replacement(*args, **kwargs)
+        except EdgeseqError as error:
+            trace.refusal = error
+            raise
 
     return call
 
@@ -126,7 +143,6 @@ def _place(
 ) -> tuple[list[Any], list[Any]]:
     """Leave a marker for `spec`; return its outputs and its states."""
     token = trace.next_token(trace.recurrent, "recurrent")
-    trace.recurrent[token] = RecurrentMarker(spec=spec, outputs=outputs, carried=carried)
     batch, time = x.shape[0], x.shape[1]
     if spec.convolution is None:
         state = [spec.units]
@@ -135,6 +151,7 @@ def _place(
         output = state = list(layer.cell.compute_output_shape((batch, *x.shape[2:]))[0][1:])
     output_shape = tf.TensorShape([batch, time, *output] if spec.return_sequences else [batch, *output])
     state_shape = tf.TensorShape([batch, *state])
+    trace.recurrent[token] = RecurrentMarker(spec=spec, outputs=outputs, state_shape=tuple(state), carried=carried)
     count = len(STATES[spec.kind]) * len(spec.directions)
     results = _marker(
         token,

@@ -6,8 +6,10 @@ from edgeseq.errors import MissingExtra
 
 try:
     import onnx  # noqa: F401
+    import onnxruntime  # noqa: F401
 except ModuleNotFoundError as error:
-    raise MissingExtra("onnx", "quantize", "quantizing a model") from error
+    package, extra = ("onnxruntime", "cpu") if error.name == "onnxruntime" else (error.name or "onnx", "quantize")
+    raise MissingExtra(package, extra, "quantizing a model") from error
 
 from edgeseq.quantization.pipeline import quantize
 from edgeseq.quantization.report import CandidateReport, LayerReport, QuantizationReport, SpeedRatio

@@ -31,6 +31,9 @@ _TIMING = Settings(min_runs=20, min_seconds=0.3, max_seconds=8.0, rounds=20, war
 class SampledTrial:
     """A `search.Trial` on real samples; fp32's own answers are computed once.
 
+    Errors and times are measured with the same number of threads: onnxruntime's quantized LSTM shares the rows of a
+    batch out to its threads, each share gets scales of its own, and so the answers depend on their number.
+
     Raises InputMismatch when the fp32 file cannot run on the samples or gives answers that are not finite.
     """
 
@@ -108,12 +111,12 @@ class SampledTrial:
 
     def _answers(self, choices: Choices, part: Part) -> Answers:
         try:
-            return run_all(self.build(choices), part.feeds, self.states)
+            return run_all(self.build(choices), part.feeds, self.states, threads=self.threads)
         except (InvalidFile, InputMismatch) as error:
             raise Declined(f"onnxruntime refuses it: {getattr(error, 'reason', error)}") from error
 
     def _fp32_answers(self, part: Part) -> Answers:
-        answers = run_all(self._source, part.feeds, self.states)
+        answers = run_all(self._source, part.feeds, self.states, threads=self.threads)
         if not all(np.isfinite(output).all() for batch in answers for output in batch):
             raise InputMismatch("the fp32 file's own answers to the samples are not finite: check the samples.")
         return answers
@@ -130,14 +133,20 @@ def serialize(model: onnx.ModelProto) -> bytes:
     return content
 
 
-def run_all(model: bytes, feeds: Sequence[Mapping[str, npt.NDArray[Any]]], states: Sequence[StateSpec]) -> Answers:
-    """All outputs for each feed, in the file's order, states from their initial values.
+def run_all(
+    model: bytes,
+    feeds: Sequence[Mapping[str, npt.NDArray[Any]]],
+    states: Sequence[StateSpec] = (),
+    *,
+    threads: int | None = None,
+) -> Answers:
+    """All outputs for each feed, in the file's order, states from their initial values; None uses all threads.
 
     Raises InvalidFile when the model does not load, InputMismatch when it does not run on a feed.
     """
     from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
-    session = open_session(model)
+    session = open_session(model, threads=threads)
     names = [output.name for output in session.get_outputs()]
     try:
         return [run(session, names, with_states(feed, states)) for feed in feeds]

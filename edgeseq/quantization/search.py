@@ -20,7 +20,7 @@ Choices = Mapping[str, str]
 # A time counts as slower, or as a gain, when its interval lies beyond this: two sessions of one file can differ by 1 %,
 # because their weights lie elsewhere in memory.
 _NOISE = 0.01
-# Gains of at least this share of the largest are alike; the smaller error decides between them.
+# Gains of at least this share of the largest are alike; the smaller error decides between them, then the time.
 _ALIKE = 0.95
 
 
@@ -161,12 +161,12 @@ def _is_slower(time: Ratio) -> bool:
 
 
 def _best_first(tried: Sequence[Tried]) -> Iterator[Tried]:
-    """The candidates that fit: largest gain first, and among those alike in gain the smallest error first."""
+    """The candidates that fit, the largest gain first; among those alike in it the smallest error, then the time."""
     left = [entry for entry in tried if not entry.declined]
     while left:
         most = max(entry.gain for entry in left)
         alike = [entry for entry in left if entry.gain >= most * _ALIKE]
-        best = min(alike, key=_error)
+        best = min(alike, key=lambda entry: (_error(entry), _alone(entry)))
         left.remove(best)
         yield best
 
@@ -174,6 +174,11 @@ def _best_first(tried: Sequence[Tried]) -> Iterator[Tried]:
 def _error(tried: Tried) -> float:
     assert tried.quality is not None
     return tried.quality.error
+
+
+def _alone(tried: Tried) -> float:
+    assert tried.time is not None
+    return tried.time.value
 
 
 def _combine(
@@ -196,10 +201,10 @@ def _combine(
             return Outcome(choices=choices, tried=tried, reverted=reverted, time=time)
         if time is None:
             worst = max(current.values(), key=lambda entry: _error(entry) / entry.gain)
-            steps_down = [entry for entry in fitting[worst.layer][1:] if _error(entry) < _error(worst)]
+            steps_down = [entry for entry in fitting[worst.layer][1:] if _error(entry) <= _error(worst)]
         else:
             worst = max(current.values(), key=_alone)
-            steps_down = [entry for entry in fitting[worst.layer][1:] if _alone(entry) < _alone(worst)]
+            steps_down = [entry for entry in fitting[worst.layer][1:] if _alone(entry) <= _alone(worst)]
         reverted[worst.layer, worst.candidate] = broken
         for entry in fitting[worst.layer][1:]:
             if entry not in steps_down:
@@ -227,8 +232,3 @@ def _verify(choices: Choices, trial: Trial, budget: Budget) -> tuple[str, Ratio 
     except Declined as reason:
         return f"with the other layers: {reason}", None
     return "", time
-
-
-def _alone(tried: Tried) -> float:
-    assert tried.time is not None
-    return tried.time.value

@@ -43,7 +43,8 @@ def finish(trial: SampledTrial, choices: Choices, source: Path, manifest: Manife
         return Result(content=content, golden=golden, tolerance=manifest.tolerance if manifest else None)
     pairs = trial.answers_beside_reference(choices)
     if golden is not None:
-        own = run_all(trial.build(choices), [golden.inputs], trial.states)
+        # With the threads that the runtime will use, on which the answers of some forms depend: see SampledTrial.
+        own = run_all(trial.build(choices), [golden.inputs], trial.states, threads=trial.threads)
         golden = dataclasses.replace(golden, own_outputs=dict(zip(golden.outputs, own[0], strict=True)))
         pairs = [*pairs, ([list(golden.outputs.values())], own)]
     tolerance = max(tolerance_for(reference, answers) for reference, answers in pairs)

@@ -131,13 +131,14 @@ def _compile_settling(model: Any, epochs: int, steps: int) -> None:
     """Adam whose rate falls to nothing by the last step, with bounded gradients; an epoch is one call of TensorFlow.
 
     Relu inside an LSTM has no upper bound, so a single large gradient can throw the weights far off; clipping prevents
-    that, and the falling rate removes the noise that the published constant rate leaves in the answer.
+    that (all gradients together, which keeps their direction: clipped one by one, one seed in ten ends elsewhere), and
+    the falling rate removes the noise that the published constant rate leaves in the answer.
     """
     import keras
 
     rate = keras.optimizers.schedules.CosineDecay(1e-2, decay_steps=epochs * steps)
     model.compile(
-        optimizer=keras.optimizers.Adam(rate, clipnorm=1.0),
+        optimizer=keras.optimizers.Adam(rate, global_clipnorm=1.0),
         loss="mse",
         # One tf.function runs a whole epoch: the steps are so small that Python would take most of the time.
         steps_per_execution=steps,

@@ -22,7 +22,7 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 def _model(
     nodes: list[onnx.NodeProto],
     inputs: dict[str, tuple[int, list[Any]]],
-    outputs: dict[str, list[Any]],
+    outputs: dict[str, list[Any] | None],
     constants: dict[str, np.ndarray],
     *,
     opset: int = 18,
@@ -35,6 +35,8 @@ def _model(
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    # Outputs given without a shape get the one that follows from the nodes.
+    model.graph.CopyFrom(onnx.shape_inference.infer_shapes(model).graph)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -153,9 +155,7 @@ def save_with_manifest() -> Callable[..., Path]:
                 "input_structure": inputs[0].name,
                 "output_structure": outputs[0].name,
                 "states": tuple(
-                    StateSpec(
-                        input=name, output=name.replace("_in.", "_out."), dtype="float32", axes=specs[name].axes
-                    )
+                    StateSpec(input=name, output=name.replace("_in.", "_out."), dtype="float32", axes=specs[name].axes)
                     for name in states
                 ),
                 "recurrent": (RecurrentLayer(name="rnn", layer_type="LSTM", strategy="fused", op_types=("LSTM",)),),
@@ -188,4 +188,4 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 def same_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every form takes as long as fp32: what is chosen then depends on sizes and errors alone."""
     ratio = Ratio(value=1.0, interval=Interval(low=0.99, high=1.01))
-    monkeypatch.setattr(SampledTrial, "time_ratio", lambda self, choices: ratio)
+    monkeypatch.setattr(SampledTrial, "time_ratio", lambda *_: ratio)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgeseq.bench.stats import Interval, Ratio
 from edgeseq.quantization.rewriting import Declined
-from edgeseq.quantization.search import Budget, Quality, search
+from edgeseq.quantization.search import Budget, Outcome, Quality, search
 
 SOURCE_BYTES = 1000
 
@@ -74,11 +74,11 @@ def layers_of(forms: Mapping[tuple[str, str], Form]) -> dict[str, list[str]]:
 BUDGET = Budget(max_error=0.02, max_drop=None)
 
 
-def run(forms: Mapping[tuple[str, str], Form], budget: Budget = BUDGET):  # noqa: ANN201
+def run(forms: Mapping[tuple[str, str], Form], budget: Budget = BUDGET) -> Outcome:
     return search(layers_of(forms), CalculatedTrial(forms), budget)
 
 
-def reason_of(outcome, layer: str, candidate: str) -> str:  # noqa: ANN001
+def reason_of(outcome: Outcome, layer: str, candidate: str) -> str:
     return next(t.declined for t in outcome.tried if (t.layer, t.candidate) == (layer, candidate))
 
 
@@ -97,6 +97,11 @@ def test_the_largest_gain_in_size_and_time_is_chosen() -> None:
 def test_of_gains_that_are_alike_the_smaller_error_is_chosen() -> None:
     outcome = run({("a", "coarse"): Form(0.01, saves_bytes=400), ("a", "fine"): Form(0.001, saves_bytes=395)})
     assert outcome.choices == {"a": "fine"}
+
+
+def test_of_gains_and_errors_that_are_alike_the_faster_is_chosen() -> None:
+    outcome = run({("a", "slow"): Form(0.01, time=1.005), ("a", "fast"): Form(0.01, time=0.995)})
+    assert outcome.choices == {"a": "fast"}
 
 
 def test_of_equal_candidates_the_first_is_chosen() -> None:
@@ -151,9 +156,7 @@ def test_a_combination_over_the_budget_loses_the_worst_error_for_its_gain() -> N
         }
     )
     assert outcome.choices == {"useful": "int8", "cheap": "int8"}
-    assert outcome.reverted == {
-        ("sensitive", "int8"): "with the other layers, error 3.40% is over the budget of 2.00%"
-    }
+    assert outcome.reverted == {("sensitive", "int8"): "with the other layers, error 3.40% is over the budget of 2.00%"}
 
 
 def test_a_layer_steps_down_to_its_next_form_before_it_goes_back_to_fp32() -> None:

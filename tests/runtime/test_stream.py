@@ -83,12 +83,17 @@ def test_state_is_saved_and_restored(model: Model):
     stream.step(x)
     saved = stream.state
     assert {name: array.shape for name, array in saved.items()} == {H: (1, 4), C: (1, 4)}
+    for array in stream.state.values():
+        array[:] = 99  # a copy: the stream does not see it
     expected = stream.step(x)
+    assert not np.array_equal(expected, model.stream().step(x))
     other = model.stream()
     other.state = saved
     for array in saved.values():
         array[:] = 99  # neither stream holds these arrays
-    assert np.array_equal(other.step(x), expected)
+    restored = other.step(x)
+    assert np.array_equal(restored, expected)
+    assert np.abs(restored).max() < 1
     assert not np.array_equal(stream.step(x), expected)
 
 

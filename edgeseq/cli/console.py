@@ -1,0 +1,70 @@
+"""Printing for people: consoles that print text as it is, tables, and progress on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+ProgressCallback = Callable[[str, int, int], None]
+
+_WIDTH = 120
+"""Of what is not a terminal, where rich would take 80 and break tables for nobody."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the boundary: rich would end the process with exit code 1."""
+        raise BrokenPipeError
+
+
+def console(stream: TextIO) -> Console:
+    """A console on `stream` that takes text as it is: brackets are no markup, and numbers are not coloured."""
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH
+    return _Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def table(title: str, *heads: str, right: Sequence[str] = ()) -> Table:
+    """An empty table; the columns named in `right` are aligned to the right. No text is ever cut off."""
+    made = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for head in heads:
+        made.add_column(head, justify="right" if head in right else "left", overflow="fold", header_style="dim")
+    return made
+
+
+def notes(out: Console, texts: Sequence[str]) -> None:
+    """One line a note."""
+    for text in texts:
+        out.print(f"note: {text}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[ProgressCallback | None]:
+    """A callback (stage, done, total) that draws one bar on stderr; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console(sys.stderr), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=stage, completed=done, total=total)
+
+        yield show
+
+
+@contextlib.contextmanager
+def working(text: str) -> Iterator[None]:
+    """A sign of life on stderr for work that does not tell how far it is; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with console(sys.stderr).status(text):
+        yield

@@ -1,0 +1,68 @@
+"""Options that several commands share, and what every command has: `--json`, `--debug`, and a clean stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgeseq.cli.reply import Reply
+
+Command = Callable[..., Reply | None]
+
+OnnxFile = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The ONNX file.", show_default=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.", show_default=False)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Provider = Annotated[
+    str,
+    typer.Option("--provider", "-p", metavar="NAME", help="cpu, cuda, tensorrt, or ONNX Runtime's name of another."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", help="Threads within an op; 0 for all cores. Default: what the file recommends."),
+]
+
+_COMMON = {
+    "as_json": Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")],
+    "debug": Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks and all libraries' messages.")
+    ],
+}
+
+
+def command(function: Command) -> Command:
+    """`function` with the common options; whatever it or a library prints while it runs goes to stderr.
+
+    The boundary looks for the common options itself, because it needs them also when parsing fails.
+    """
+
+    def run(**arguments: Any) -> Reply | None:
+        for name in _COMMON:
+            del arguments[name]
+        with contextlib.redirect_stdout(sys.stderr):
+            return function(**arguments)
+
+    signature = inspect.signature(function, eval_str=True)
+    common = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        for name, annotation in _COMMON.items()
+    ]
+    parameters = [*signature.parameters.values(), *common]
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def fraction(text: str) -> float:
+    """A share given as ``2%`` or as ``0.02``."""
+    number = text.strip()
+    try:
+        return float(number.removesuffix("%")) / 100 if number.endswith("%") else float(number)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no share; write 2% or 0.02") from error

@@ -1,0 +1,137 @@
+"""`inspect`: what is in a file, without running it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from edgeseq.errors import InvalidFile, MissingExtra
+from edgeseq.files import StrPath, check_input
+from edgeseq.runtime.manifest import RecurrentLayer, StateSpec, TensorSpec, load_manifest
+
+try:
+    import onnx
+    from google.protobuf.message import DecodeError
+except ModuleNotFoundError as error:
+    raise MissingExtra(str(error.name), "quantize", "looking into a graph") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What a file holds."""
+
+    path: str
+    """The file."""
+    size_bytes: int
+    """Its size, external data left out."""
+    opset: int
+    """ONNX opset of the main domain."""
+    inputs: tuple[TensorSpec, ...]
+    """Inputs in graph order, states left out."""
+    outputs: tuple[TensorSpec, ...]
+    """Outputs in graph order, states left out."""
+    states: tuple[StateSpec, ...]
+    """States that the caller carries."""
+    ops: dict[str, int]
+    """Op type (with its domain, where that is not ONNX's) to number of nodes, subgraphs included, most first."""
+    nodes: int
+    """Number of nodes, subgraphs included."""
+    loops: int
+    """Number of Loop nodes among them."""
+    recurrent: tuple[RecurrentLayer, ...]
+    """Keras's recurrent layers and how each was lowered; empty without a manifest."""
+    parameters: int | None
+    """Keras's parameter count; None without a manifest."""
+    weights: int
+    """Number of weights in the file."""
+    weights_bytes: int
+    """Their size."""
+    preprocessing: dict[str, str]
+    """Input or output name to the kind of step that `raw=True` applies to it."""
+    quantization: dict[str, Any] | None
+    """What `edgeseq quantize` did; None for a file in full precision."""
+    tolerance: float | None
+    """What parity allows on the CPU; None without a manifest."""
+    versions: dict[str, str]
+    """Versions of what wrote the file."""
+    model_hash: str
+    """SHA-256 of the Keras config and weights; empty without a manifest."""
+    has_manifest: bool
+    """Whether edgeseq wrote the file."""
+
+
+def inspect(path: StrPath) -> Inspection:
+    """Read the graph and the manifest of an ONNX file.
+
+    Raises MissingInput when there is no file and InvalidFile when it is not an ONNX model.
+    """
+    found = check_input(path)
+    manifest = load_manifest(found)
+    try:
+        model = onnx.load(os.fspath(found), load_external_data=False)
+    except DecodeError as error:
+        raise InvalidFile(path, "damaged, or not an ONNX model") from error
+    ops = Counter(
+        node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+        for node in _nodes(model.graph)
+    )
+    steps = (manifest.preprocessing or {}) if manifest else {}
+    initializers = model.graph.initializer
+    return Inspection(
+        path=os.fspath(found),
+        size_bytes=found.stat().st_size,
+        opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
+        inputs=manifest.inputs if manifest else _specs(model.graph.input, {i.name for i in initializers}),
+        outputs=manifest.outputs if manifest else _specs(model.graph.output, set()),
+        states=manifest.states if manifest else (),
+        ops=dict(sorted(ops.items(), key=lambda item: (-item[1], item[0]))),
+        nodes=ops.total(),
+        loops=ops["Loop"],
+        recurrent=manifest.recurrent if manifest else (),
+        parameters=manifest.parameters if manifest else None,
+        weights=sum(_elements(tensor) for tensor in initializers),
+        weights_bytes=sum(tensor.ByteSize() for tensor in initializers),
+        preprocessing={
+            name: step["kind"] for side in ("inputs", "outputs") for name, step in steps.get(side, {}).items()
+        },
+        quantization=dict(manifest.quantization) if manifest and manifest.quantization else None,
+        tolerance=manifest.tolerance if manifest else None,
+        versions=dict(manifest.versions) if manifest else {},
+        model_hash=manifest.model_hash if manifest else "",
+        has_manifest=manifest is not None,
+    )
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nodes(attribute.g)
+            for inner in attribute.graphs:
+                yield from _nodes(inner)
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    count = 1
+    for length in tensor.dims:
+        count *= length
+    return count
+
+
+def _specs(values: Any, constants: set[str]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(
+            name=value.name,
+            dtype=onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+            axes=tuple(
+                axis.dim_value if axis.HasField("dim_value") else axis.dim_param or "?"
+                for axis in value.type.tensor_type.shape.dim
+            ),
+        )
+        for value in values
+        if value.name not in constants
+    )

@@ -1,0 +1,42 @@
+"""Are the answers of two subjects the same?"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from edgeseq.bench.answers import compare_answers, flatten
+
+
+def test_answers_are_flattened_in_keras_order() -> None:
+    nested = {"b": [np.array(1), (np.array(2),)], "a": np.array(0)}
+    assert [int(array) for array in flatten(nested)] == [0, 1, 2]
+    assert len(flatten(3.5)) == 1
+
+
+def test_the_largest_difference_of_all_outputs_counts() -> None:
+    mine = (np.array([1.0, 2.0]), np.array([3.0]))
+    assert compare_answers(mine, (np.array([1.0, 2.25]), np.array([2.5]))) == (0.5, "compared")
+    assert compare_answers(mine, mine) == (0.0, "compared")
+
+
+def test_integers_do_not_wrap_around() -> None:
+    assert compare_answers((np.array([1], np.uint8),), (np.array([2], np.uint8),)) == (1.0, "compared")
+
+
+@pytest.mark.parametrize(
+    ("mine", "reason"),
+    [
+        ((np.zeros(2), np.zeros(2)), "2 outputs, the reference has 1"),
+        ((np.zeros((1, 2)),), r"output 0 has shape \(1, 2\), the reference's \(2,\)"),
+        ((np.array(["a", "b"]),), "output 0 is <U1"),
+        ((np.array([np.nan, 0.0]),), "not finite"),
+        ((np.array([np.inf, 0.0]),), "not finite"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(mine: tuple[np.ndarray, ...], reason: str) -> None:
+    difference, said = compare_answers(mine, (np.zeros(2),))
+    assert difference is None
+    assert re.search(reason, said)

@@ -1,0 +1,109 @@
+"""Now against then: a planted slow-down is found, noise is not, and what cannot be compared is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeseq.bench.baseline import compare_to_baseline
+
+
+def rounds(p50_ms: float, seed: int, spread: float = 0.01) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.random.default_rng(seed).normal(p50_ms * 1e6, p50_ms * 1e6 * spread, 20))
+
+
+def test_a_slow_down_of_ten_percent_is_found(make_run: Any, make_result: Any) -> None:
+    then = make_run(make_result(round_p50_ns=rounds(1.0, 1)))
+    now = make_run(make_result(round_p50_ns=rounds(1.1, 2)))
+    comparison = compare_to_baseline(now, then)
+    assert not comparison
+    assert comparison.regressions == ("model.onnx",)
+    [row] = comparison.rows
+    assert row.verdict == "slower"
+    assert row.ratio is not None
+    assert row.ratio.value == pytest.approx(1.1, abs=0.015)  # 1 % noise a round, 20 rounds on each side
+    assert "x the baseline's time" in row.reason
+
+
+def test_a_speed_up_is_told_and_is_no_regression(make_run: Any, make_result: Any) -> None:
+    comparison = compare_to_baseline(
+        make_run(make_result(round_p50_ns=rounds(0.8, 1))), make_run(make_result(round_p50_ns=rounds(1.0, 2)))
+    )
+    assert comparison
+    assert comparison.rows[0].verdict == "faster"
+
+
+def test_the_same_file_again_raises_no_alarm(make_run: Any, make_result: Any) -> None:
+    # Each run has a level of its own, 2 % apart at most, and 3 % noise between rounds.
+    runs = [
+        make_run(make_result(round_p50_ns=rounds(1.0 + 0.001 * (seed % 20), seed, spread=0.03))) for seed in range(20)
+    ]
+    alarms = [not compare_to_baseline(now, runs[0]) for now in runs]
+    assert sum(alarms) == 0
+
+
+def test_a_change_within_the_noise_is_no_difference_however_large_its_estimate(make_run: Any, make_result: Any) -> None:
+    noisy = tuple(1e6 * factor for factor in (1, 3) * 10)
+    comparison = compare_to_baseline(
+        make_run(make_result(round_p50_ns=(*noisy[1:], 3e6))), make_run(make_result(round_p50_ns=noisy))
+    )
+    assert comparison.rows[0].verdict == "no difference"
+    assert comparison
+
+
+def test_a_subject_that_fails_now_is_a_regression(make_run: Any, make_result: Any) -> None:
+    now = make_result(error="Fail: no such op", round_p50_ns=())
+    [row] = compare_to_baseline(make_run(now), make_run(make_result())).rows
+    assert (row.verdict, row.regression, row.ratio) == ("failed", True, None)
+    assert "no such op" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"batch": 8}, "batch was 1 in the baseline and is 8 now"),
+        ({"threads": 2}, "threads was 1"),
+        ({"provider": "cuda"}, "provider was cpu"),
+        ({"time_steps": 10}, "time_steps was 250"),
+        ({"round_p50_ns": (1.0, 2.0)}, "2 rounds are too few"),
+        ({"name": "other"}, "not in the baseline"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_and_is_no_pass(
+    make_run: Any, make_result: Any, change: dict[str, Any], reason: str
+) -> None:
+    comparison = compare_to_baseline(make_run(make_result(**change)), make_run(make_result()))
+    assert comparison.rows[0].verdict == "not comparable"
+    assert reason in comparison.rows[0].reason
+    assert comparison.regressions == ()
+    assert not comparison
+
+
+def test_subjects_of_the_baseline_only_are_listed(make_run: Any, make_result: Any) -> None:
+    comparison = compare_to_baseline(make_run(make_result("a")), make_run(make_result("a"), make_result("gone")))
+    assert [(row.name, row.verdict) for row in comparison.rows] == [("a", "no difference"), ("gone", "not comparable")]
+
+
+def test_other_machines_and_versions_are_told(make_run: Any, make_result: Any) -> None:
+    now, then = make_run(make_result()), make_run(make_result())
+    assert compare_to_baseline(now, then).warnings == ()
+    moved = dataclasses.replace(
+        now,
+        machine=dataclasses.replace(now.machine, cpu_model="Another"),
+        versions={"edgeseq": "0.2.0", "numpy": "2.0", "onnxruntime": "1.31.1"},
+    )
+    warnings = compare_to_baseline(moved, then).warnings
+    assert "Another" in warnings[0]
+    assert warnings[1:] == (
+        "edgeseq was 0.1.0 in the baseline and is 0.2.0 now",
+        "numpy was absent in the baseline and is 2.0 now",
+    )
+
+
+def test_a_comparison_is_json(make_run: Any, make_result: Any) -> None:
+    comparison = compare_to_baseline(make_run(make_result()), make_run(make_result()))
+    assert json.loads(json.dumps(dataclasses.asdict(comparison)))["margin"] == 0.05

@@ -1,0 +1,144 @@
+"""Keras as the rival: its answers are ours, its failures are results, and its patches do not stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from tf2onnx import tfonnx
+
+from edgeseq.bench import Settings, run_benchmark
+from edgeseq.bench.answers import compare_answers, flatten
+from edgeseq.conversion.keras_subjects import _exporter, keras_subjects, side_by_side
+from edgeseq.errors import MissingInput, WrongUsage
+
+# One float32 model by two libraries: sums are taken in another order.
+TOLERANCE = 1e-5
+QUICK = Settings(min_runs=11, min_seconds=0.0, rounds=11, warm_up_max_seconds=0.0)
+
+
+def reviews(cell: str, **options: Any) -> Any:
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((12,), dtype="int32"),
+            layers.Embedding(50, 8, **options),
+            getattr(layers, cell)(6),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+
+
+@pytest.mark.parametrize(("cell", "options"), [("LSTM", {}), ("GRU", {}), ("GRU", {"mask_zero": True})])
+def test_predict_and_export_answer_alike(cell: str, options: dict[str, Any], tmp_path: Path) -> None:
+    model = reviews(cell, **options)
+    model.save(tmp_path / "model.keras")
+    ids = np.random.default_rng(0).integers(0, 50, (3, 12)).astype(np.int32)
+    predict, export = keras_subjects(tmp_path / "model.keras", ids, threads=1, time_steps=12)
+    assert export.error is None
+    assert predict.call is not None
+    assert export.call is not None
+    expected = flatten(model(ids).numpy())
+    for subject in (predict, export):
+        difference, said = compare_answers(flatten(subject.call()), expected)
+        assert said == "compared"
+        assert difference is not None
+        assert difference <= TOLERANCE
+    assert (predict.name, predict.provider, predict.threads, predict.batch) == ("Keras predict", "tensorflow", None, 3)
+    assert (export.name, export.provider, export.threads, export.time_steps) == ("Keras export", "cpu", 1, 12)
+    assert export.size_bytes is not None
+    assert export.size_bytes > 4 * model.count_params()
+
+
+def test_several_inputs_and_outputs_find_their_names() -> None:
+    first, second = keras.Input((4, 2), name="a"), keras.Input((3, 5), name="b")
+    model = keras.Model(
+        {"b": second, "a": first},
+        {"z": keras.layers.LSTM(2)(first), "y": keras.layers.LSTM(3)(second)},
+    )
+    random = np.random.default_rng(0)
+    inputs = {"a": random.normal(size=(2, 4, 2)), "b": random.normal(size=(2, 3, 5))}
+    predict, export = keras_subjects(model, inputs)
+    assert export.error is None
+    assert predict.call is not None
+    assert export.call is not None
+    difference, said = compare_answers(flatten(export.call()), flatten(predict.call()))
+    assert said == "compared"
+    assert difference is not None
+    assert difference <= TOLERANCE
+
+
+def test_a_file_that_onnxruntime_refuses_is_a_result() -> None:
+    # Keras 3.15 writes opset 15, whose gelu becomes an op that does not exist.
+    model = keras.Sequential([keras.Input((4, 2)), keras.layers.LSTM(3, activation="gelu")])
+    predict, export = keras_subjects(model, np.zeros((1, 4, 2), np.float32))
+    assert predict.error is None
+    assert export.call is None
+    assert export.error is not None
+    assert "Erfc" in export.error
+    assert "\n" not in export.error
+    run = run_benchmark([predict, export], settings=QUICK)
+    assert run["Keras export"].error == export.error
+    assert run["Keras predict"].p50_ns is not None
+
+
+def test_an_export_that_keras_cannot_do_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = reviews("LSTM")
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise NotImplementedError("not this one")
+
+    monkeypatch.setattr(type(model), "export", refuse)
+    _, export = keras_subjects(model, np.ones((1, 12), np.int32))
+    assert export.error == "NotImplementedError: not this one"
+
+
+def test_states_start_at_zero_in_every_call() -> None:
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input(batch_shape=(2, 4, 1)), keras.layers.LSTM(3, stateful=True)])
+    x = np.random.default_rng(0).normal(size=(2, 4, 1)).astype(np.float32)
+    predict, _ = keras_subjects(model, x)
+    assert predict.call is not None
+    np.testing.assert_array_equal(predict.call(), predict.call())
+
+
+def test_keras_patches_of_tf2onnx_and_numpy_do_not_stay() -> None:
+    before = tfonnx.rewrite_constant_fold
+    had = "object" in vars(np)
+    for _ in range(2):
+        with _exporter():
+            from keras.src.export.tf2onnx_lib import patch_tf2onnx
+
+            patch_tf2onnx()
+            assert tfonnx.rewrite_constant_fold is not before
+            assert "object" in vars(np)
+        assert tfonnx.rewrite_constant_fold is before
+        assert ("object" in vars(np)) == had
+
+
+def test_side_by_side_feeds_all_the_same(make_lstm: Any) -> None:
+    path = make_lstm()
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(4)])
+    subjects = side_by_side(model, [path], batch=2, time_steps=5)
+    assert [subject.name for subject in subjects] == ["Keras predict", "Keras export", "lstm.onnx"]
+    assert {(subject.batch, subject.time_steps, subject.inputs) for subject in subjects} == {(2, 5, "made")}
+    assert subjects[1].threads == subjects[2].threads == 1
+    run = run_benchmark(subjects, settings=QUICK)
+    assert run["Keras predict"].answers == "reference"
+    assert run["Keras export"].max_abs is not None
+    assert run["Keras export"].max_abs <= TOLERANCE
+    # The file has weights of its own: that it is another model shows in its answers.
+    assert run["lstm.onnx"].max_abs is not None
+    assert run["lstm.onnx"].max_abs > 0.01
+
+
+def test_wrong_calls_are_errors_not_results(tmp_path: Path, make_lstm: Any) -> None:
+    with pytest.raises(MissingInput):
+        keras_subjects(tmp_path / "none.keras", np.zeros((1, 2)))
+    with pytest.raises(WrongUsage, match="at least one ONNX file"):
+        side_by_side(reviews("LSTM"), [])

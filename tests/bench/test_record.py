@@ -1,0 +1,104 @@
+"""The record: there and back through JSON, and files that are not one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeseq.bench.record import BenchmarkRun, SubjectRatio, read_run, speedup, write_run
+from edgeseq.bench.stats import Interval, Ratio
+from edgeseq.errors import InvalidFile, MissingInput, OutputExists
+
+
+@pytest.fixture
+def run(make_run: Any, make_result: Any) -> BenchmarkRun:
+    nothing: dict[str, Any] = {"p50_ns": None, "p50_interval_ns": None, "round_p50_ns": (), "distribution_ns": ()}
+    return make_run(
+        make_result("Keras predict", 45.0, max_abs=None, answers="reference", size_bytes=None, threads=None),
+        make_result("model.onnx", samples_ns=((1, 2), (3,))),
+        make_result("rival", error="Fail: no such op", warm_up=None, count=0, throughput_per_s=None, **nothing),
+        ratios=(
+            SubjectRatio(
+                name="model.onnx",
+                reference="Keras predict",
+                speedup=Ratio(value=45.0, interval=Interval(low=44.0, high=46.0)),
+            ),
+        ),
+    )
+
+
+def test_a_run_survives_its_file(run: BenchmarkRun, tmp_path: Path) -> None:
+    write_run(run, tmp_path / "results.json")
+    assert read_run(tmp_path / "results.json") == run
+
+
+def test_the_keys_are_the_field_names(run: BenchmarkRun) -> None:
+    document = json.loads(run.to_json())
+    assert document["schema"] == "edgeseq.benchmark"
+    assert document["schema_version"] == 1
+    assert set(document) == {field.name for field in dataclasses.fields(run)}
+    assert document["results"][1]["p50_interval_ns"] == {"low": 990_000.0, "high": 1_010_000.0}
+
+
+def test_results_are_found_by_name(run: BenchmarkRun) -> None:
+    assert run["rival"].error == "Fail: no such op"
+    with pytest.raises(KeyError):
+        run["other"]
+
+
+def test_an_existing_file_is_not_overwritten_unasked(run: BenchmarkRun, tmp_path: Path) -> None:
+    target = tmp_path / "results.json"
+    target.write_text("mine")
+    with pytest.raises(OutputExists):
+        write_run(run, target)
+    assert target.read_text() == "mine"
+    write_run(run, target, overwrite=True)
+    assert read_run(target) == run
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"schema_version": 2}, "schema version is 2; this edgeseq reads up to 1"),
+        ({"schema_version": None}, "schema version is None"),
+        ({"schema": "other"}, "holds no benchmark results"),
+        ({"results": 3}, "incomplete"),
+        ({"results": [{"name": "x"}]}, "incomplete"),
+        ({"surprise": 1}, "incomplete"),
+    ],
+)
+def test_a_file_that_is_no_record_is_refused_with_the_reason(
+    run: BenchmarkRun, tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(json.loads(run.to_json()) | change))
+    with pytest.raises(InvalidFile, match=reason):
+        read_run(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not json", b"[1]", b"\xff\xfe\x00"])
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "results.json"
+    path.write_bytes(content)
+    with pytest.raises(InvalidFile):
+        read_run(path)
+
+
+def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match=r"results\.json"):
+        read_run(tmp_path / "results.json")
+    with pytest.raises(InvalidFile):
+        read_run(tmp_path)
+
+
+def test_speedup_is_reference_over_subject_round_by_round(make_result: Any) -> None:
+    slow, fast = make_result("slow", 45.0), make_result("fast", 1.0)
+    ratio = speedup(fast, slow)
+    assert ratio is not None
+    assert ratio.value == pytest.approx(45.0)
+    assert speedup(make_result(round_p50_ns=()), slow) is None
+    assert speedup(slow, make_result(round_p50_ns=(0.0,) * 20)) is None

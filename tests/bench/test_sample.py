@@ -1,0 +1,187 @@
+"""Sampling on a clock that counts: how long, how often, in which order."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from typing import Any
+
+import pytest
+
+from edgeseq.bench.sample import Settings, interleave, measure_clock, warm_up
+from edgeseq.errors import WrongUsage
+
+MS = 1_000_000
+
+
+def test_samples_are_what_the_calls_took(clock: Any) -> None:
+    settings = Settings(min_runs=4, min_seconds=0, rounds=2, warm_up_max_seconds=0)
+    fast, slow = interleave([clock.working(3), clock.working(700)], settings, clock=clock)
+    assert fast.rounds == ((3, 3), (3, 3))
+    assert slow.rounds == ((700, 700), (700, 700))
+    assert fast.error is None
+
+
+def test_every_subject_gets_both_the_least_time_and_the_least_number_of_calls(clock: Any) -> None:
+    settings = Settings(min_runs=50, min_seconds=1.0, rounds=10, max_seconds=1000)
+    fast, slow = interleave([clock.working(1 * MS), clock.working(300 * MS)], settings, clock=clock)
+    assert [len(block) for block in fast.rounds] == [100] * 10  # 1 s / 1 ms
+    assert [len(block) for block in slow.rounds] == [5] * 10  # 50 calls, 15 s
+
+
+def test_every_round_holds_every_subject_once_in_an_order_that_the_seed_chooses(clock: Any) -> None:
+    def turns(seed: int) -> list[tuple[str, ...]]:
+        log: list[str] = []
+
+        def subject(name: str) -> Any:
+            return lambda: (log.append(name), clock.working(30 * MS)())
+
+        settings = Settings(min_runs=12, min_seconds=0, rounds=12, warm_up_max_seconds=0, seed=seed)
+        interleave([subject(name) for name in "abc"], settings, clock=clock)
+        # The warm-up is one call each; then a turn is one untimed and one timed call.
+        assert log[:3] == ["a", "b", "c"]
+        untimed, timed = log[3::2], log[4::2]
+        assert untimed == timed
+        return [tuple(timed[start : start + 3]) for start in range(0, len(timed), 3)]
+
+    rounds = turns(seed=0)
+    assert len(rounds) == 12
+    assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
+    assert len(set(rounds)) > 2
+    assert turns(seed=0) == rounds
+    assert turns(seed=1) != rounds
+
+
+def test_the_first_call_of_a_turn_is_not_timed(clock: Any) -> None:
+    costs = itertools.cycle([1000, 1, 1])  # each first call after the other subject finds cold caches
+
+    def cold() -> None:
+        clock.now += next(costs)
+
+    settings = Settings(min_runs=8, min_seconds=0, rounds=4, warm_up_max_seconds=0)
+    next(costs), next(costs)  # the warm-up call is then the third of a turn
+    samples, _ = interleave([cold, clock.working(1)], settings, clock=clock)
+    assert samples.rounds == ((1, 1),) * 4
+
+
+def test_the_limit_ends_the_run_after_a_whole_round(clock: Any) -> None:
+    settings = Settings(min_runs=100, min_seconds=0, rounds=10, max_seconds=1.0, warm_up_max_seconds=0)
+    first, second = interleave([clock.working(200 * MS), clock.working(300 * MS)], settings, clock=clock)
+    # One block of ten calls is past the limit already: the other subject still gets one, and no round follows.
+    assert len(first.rounds) == len(second.rounds) == 1
+    assert {1} < {len(first.rounds[0]), len(second.rounds[0])}
+
+
+def test_a_subject_that_fails_in_the_warm_up_is_left_out(clock: Any) -> None:
+    def broken() -> None:
+        raise RuntimeError("no such op")
+
+    settings = Settings(min_runs=6, min_seconds=0, rounds=3)
+    bad, good = interleave([broken, clock.working(5 * MS)], settings, clock=clock)
+    assert str(bad.error) == "no such op"
+    assert (bad.warm_up, bad.rounds) == (None, ())
+    assert good.rounds == ((5 * MS, 5 * MS),) * 3
+
+
+def test_a_subject_that_fails_later_is_not_called_again(clock: Any) -> None:
+    calls = itertools.count()
+    failed_at = []
+
+    def fragile() -> None:
+        clock.now += 10
+        if (number := next(calls)) >= 30:
+            failed_at.append(number)
+            raise MemoryError("out of memory")
+
+    settings = Settings(min_runs=100, min_seconds=0, rounds=10, warm_up_max_seconds=0)
+    bad, good = interleave([fragile, clock.working(5)], settings, clock=clock)
+    assert isinstance(bad.error, MemoryError)
+    assert failed_at == [30]
+    assert len(good.rounds) == 10
+
+
+def test_ctrl_c_is_not_a_result(clock: Any) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interleave([interrupted], Settings(), clock=clock)
+
+
+def test_a_warm_up_ends_when_the_times_are_stable(clock: Any) -> None:
+    costs = itertools.chain([500 * MS, 90 * MS, 40 * MS, 20 * MS, 10 * MS], itertools.repeat(4 * MS))
+    calls = []
+
+    def call() -> None:
+        calls.append(1)
+        clock.now += next(costs)
+
+    done = warm_up(call, max_ns=10_000 * MS, clock=clock)
+    # A window of five slow calls, then one of 20 ms whose median differs, then two that agree with it.
+    assert done.stable
+    assert done.runs == len(calls) == 20
+    assert done.ns == (500 + 90 + 40 + 20 + 10 + 15 * 4) * MS
+
+
+def test_a_warm_up_that_never_becomes_stable_ends_at_its_limit_and_says_so(clock: Any) -> None:
+    costs = (MS * 2**number for number in itertools.count())
+
+    def slower_and_slower() -> None:
+        clock.now += next(costs)
+
+    done = warm_up(slower_and_slower, max_ns=1000 * MS, clock=clock)
+    assert not done.stable
+    assert done.ns == 1023 * MS  # the call during which the limit passed is the last
+
+
+def test_garbage_is_not_collected_while_a_call_is_timed(clock: Any) -> None:
+    states = []
+
+    def call() -> None:
+        states.append(gc.isenabled())
+        clock.now += 25 * MS
+
+    assert gc.isenabled()
+    interleave([call], Settings(min_runs=6, min_seconds=0, rounds=3), clock=clock)
+    # Timed calls have it off; the one untimed call of each of three turns has it on.
+    assert states.count(True) == 3
+    assert states.count(False) > 6
+    assert gc.isenabled()
+
+
+def test_garbage_collection_that_was_off_stays_off(clock: Any) -> None:
+    gc.disable()
+    try:
+        interleave([clock.working(MS)], Settings(min_runs=6, min_seconds=0, rounds=3), clock=clock)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_progress_tells_stage_done_and_total(clock: Any) -> None:
+    told: list[tuple[str, int, int]] = []
+    settings = Settings(min_runs=2, min_seconds=0, rounds=2)
+    interleave([clock.working(9 * MS)] * 2, settings, clock=clock, progress=lambda *said: told.append(said))
+    assert told == [("warm-up", 0, 2), ("warm-up", 1, 2), ("measure", 0, 2), ("measure", 1, 2), ("measure", 2, 2)]
+
+
+def test_the_clock_is_measured() -> None:
+    readings = itertools.accumulate(itertools.cycle([0, 0, 15, 40]))
+    facts = measure_clock(lambda: next(readings), readings=100)
+    assert facts.resolution_ns == 15
+    assert facts.overhead_ns == 0
+    steady = itertools.count(step=25)
+    assert measure_clock(lambda: next(steady)).overhead_ns == 25
+
+
+def test_a_coarse_clock_is_waited_for() -> None:
+    readings = itertools.count()
+    assert measure_clock(lambda: next(readings) // 5000 * 1_000_000, readings=100).resolution_ns == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"min_runs": 0}, {"rounds": 0}, {"min_seconds": -1.0}, {"max_seconds": float("inf")}]
+)
+def test_settings_that_mean_nothing_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(WrongUsage, match=next(iter(wrong))):
+        Settings(**wrong)

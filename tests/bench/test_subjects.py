@@ -1,0 +1,115 @@
+"""Subjects made from files, ours and others."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgeseq.bench.subjects import error_text, file_subject, file_subjects, model_size_bytes
+from edgeseq.errors import InputMismatch, MissingInput, ProviderUnavailable, WrongUsage
+from edgeseq.runtime import Model
+from edgeseq.runtime.golden import Golden, write_golden
+
+
+def test_a_file_runs_as_the_runtime_runs_it(make_lstm: Any) -> None:
+    path = make_lstm()
+    subject = file_subject(path, batch=2, time_steps=5)
+    assert subject.call is not None
+    assert (subject.name, subject.provider, subject.batch, subject.time_steps) == ("lstm.onnx", "cpu", 2, 5)
+    assert subject.inputs == "made"
+    assert subject.fed.shape == (2, 5, 3)
+    np.testing.assert_array_equal(subject.call(), Model(path)(subject.fed))
+    assert subject.size_bytes == path.stat().st_size
+    assert subject.file_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_threads_are_the_files_advice_for_the_batch_unless_given(make_lstm: Any) -> None:
+    path = make_lstm()
+    assert file_subject(path).threads == 1
+    assert file_subject(path, batch=8).threads == 0
+    assert file_subject(path, threads=2).threads == 2
+    assert file_subject(path, inputs=np.zeros((9, 4, 3), np.float32)).threads == 0
+
+
+def test_golden_samples_beside_the_file_are_used(make_lstm: Any) -> None:
+    path = make_lstm()
+    write_golden(path, Golden(inputs={"x": np.ones((1, 7, 3), np.float32)}, outputs={}), "")
+    subject = file_subject(path)
+    assert (subject.inputs, subject.time_steps) == ("golden", 7)
+    np.testing.assert_array_equal(subject.fed, np.ones((1, 7, 3), np.float32))
+
+
+def test_a_file_of_another_tool_is_measured_too(make_lstm: Any) -> None:
+    subject = file_subject(make_lstm(manifest=False), batch=3, time_steps=4)
+    assert subject.call is not None
+    assert subject.fed.shape == (3, 4, 3)
+    assert np.shape(subject.call()) == (3, 4)
+
+
+def test_inputs_come_nested_as_the_model_takes_them(make_lstm: Any) -> None:
+    subject = file_subject(make_lstm(input_structure={"dict": {"series": "x"}}))
+    assert set(subject.fed) == {"series"}
+    assert subject.call is not None
+    assert np.shape(subject.call()) == (1, 4)
+
+
+def test_the_safe_ids_run_on_a_small_vocabulary(make_embedding: Any) -> None:
+    subject = file_subject(make_embedding(rows=10), batch=64)
+    assert subject.call is not None
+    assert np.shape(subject.call()) == (64, 2)
+    assert subject.time_steps == 100
+
+
+def test_files_that_take_the_same_are_fed_the_same(make_lstm: Any, make_embedding: Any) -> None:
+    first, second = make_lstm("a.onnx"), make_lstm("b.onnx", seed=8)
+    write_golden(first, Golden(inputs={"x": np.ones((1, 7, 3), np.float32)}, outputs={}), "")
+    a, b, other = file_subjects([first, second, make_embedding(rows=10)])
+    assert [a.name, b.name, other.name] == ["a.onnx", "b.onnx", "embedding.onnx"]
+    assert b.inputs == "golden"
+    np.testing.assert_array_equal(a.fed, b.fed)
+    assert other.inputs == "made"
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(make_lstm: Any, tmp_path: Path) -> None:
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+    paths = [make_lstm("old/m.onnx"), make_lstm("new/m.onnx"), make_lstm("other.onnx")]
+    assert [subject.name for subject in file_subjects(paths)] == ["old/m.onnx", "new/m.onnx", "other.onnx"]
+
+
+def test_several_providers_are_named(make_lstm: Any) -> None:
+    subjects = file_subjects([make_lstm()], providers=["cpu", "CPUExecutionProvider"])
+    assert [subject.name for subject in subjects] == ["lstm.onnx (cpu)", "lstm.onnx (CPUExecutionProvider)"]
+
+
+def test_what_cannot_be_opened_is_an_error(make_lstm: Any, tmp_path: Path) -> None:
+    with pytest.raises(MissingInput):
+        file_subject(tmp_path / "none.onnx")
+    with pytest.raises(ProviderUnavailable):
+        # A build for the CPU has no OpenVINO.
+        file_subject(make_lstm(), provider="OpenVINOExecutionProvider")
+    with pytest.raises(InputMismatch):
+        file_subject(make_lstm(), inputs={"z": np.zeros(3)})
+    with pytest.raises(WrongUsage, match="at least one ONNX file"):
+        file_subjects([])
+
+
+def test_the_size_counts_weights_that_are_kept_outside(tmp_path: Path, make_lstm: Any) -> None:
+    model = onnx.load(make_lstm())
+    path = tmp_path / "outside.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="outside.weights", size_threshold=0)
+    assert (tmp_path / "outside.weights").stat().st_size > 0
+    expected = path.stat().st_size + (tmp_path / "outside.weights").stat().st_size
+    assert model_size_bytes(path) == expected
+
+
+def test_an_error_is_one_line_with_its_notes() -> None:
+    error = ValueError("first\n  second")
+    error.add_note("while loading x")
+    assert error_text(error) == "ValueError: first second while loading x"
+    assert error_text(WrongUsage("what to do")) == "what to do"

@@ -1,0 +1,254 @@
+"""What cannot be exact or native is refused by name; nothing is left behind, and the model works as before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers as L
+
+import edgeseq
+from edgeseq import errors
+from edgeseq.runtime import Model
+
+
+def sequential(*layers, shape=(None, 4), **options):
+    return keras.Sequential([keras.Input(shape, name="x", **options), *layers])
+
+
+class MyLSTM(L.LSTM):
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        return 2 * super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+
+
+class MyCell(keras.layers.Layer):
+    state_size = output_size = 3
+
+    def call(self, x, states):
+        return states[0] + x[:, :3], [x[:, :3]]
+
+
+def custom_activation(x):
+    return x * 0.5
+
+
+CASES = {
+    "a subclass may compute anything": (lambda: sequential(MyLSTM(3, name="mine")), errors.UnsupportedLayer, "mine"),
+    "a custom cell": (lambda: sequential(L.RNN(MyCell(), name="mine")), errors.UnsupportedLayer, "mine.*MyCell"),
+    "stacked cells": (
+        lambda: sequential(L.RNN([L.LSTMCell(3), L.GRUCell(2)], name="mine")),
+        errors.UnsupportedLayer,
+        "mine.*StackedRNNCells",
+    ),
+    "a user's own activation": (
+        lambda: sequential(L.LSTM(3, activation=custom_activation, name="mine")),
+        errors.UnsupportedLayer,
+        "mine.*custom_activation",
+    ),
+    "half precision": (
+        lambda: sequential(L.LSTM(3, dtype="mixed_float16", name="mine")),
+        errors.UnsupportedLayer,
+        "mine.*float16",
+    ),
+    "double precision": (
+        lambda: sequential(L.GRU(3, dtype="float64", name="mine")),
+        errors.UnsupportedLayer,
+        "mine.*float64",
+    ),
+    "a stateful Bidirectional": (
+        lambda: keras.Sequential(
+            [keras.Input(batch_shape=(2, 4, 1)), L.Bidirectional(L.LSTM(3, stateful=True), name="mine")]
+        ),
+        errors.UnsupportedLayer,
+        "mine",
+    ),
+    "a while-loop of the user's own": (
+        lambda: sequential(
+            L.Lambda(lambda x: tf.while_loop(lambda i, y: i < tf.shape(y)[1], lambda i, y: (i + 1, y * 0.9), [0, x])[1])
+        ),
+        errors.LoopRefused,
+        "Loop",
+    ),
+    "a vocabulary inside the model": (
+        lambda: sequential(
+            L.StringLookup(vocabulary=["a", "b"]), L.Embedding(4, 3), L.LSTM(2), shape=(None,), dtype="string"
+        ),
+        errors.UnsupportedLayer,
+        "preprocessing",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_refused_by_name(name, tmp_path):
+    make, kind, words = CASES[name]
+    with pytest.raises(kind, match=f"(?s){words}") as caught:
+        edgeseq.export(make(), tmp_path / "model.onnx")
+    assert caught.value.exit_code == 4
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loop_can_be_allowed(tmp_path):
+    make, _, _ = CASES["a while-loop of the user's own"]
+    report = edgeseq.export(make(), tmp_path / "model.onnx", allow_loop=True)
+    assert report.loops == 1
+    assert report.parity
+
+
+def test_the_model_works_as_before_after_a_failure(tmp_path):
+    model = sequential(L.Embedding(9, 4), L.LSTM(4), MyLSTMBlock(), shape=(5,), dtype="int32")
+    model.compile("adam", "mse")
+    x, y = np.ones((4, 5), np.int32), np.ones((4, 1), np.float32)
+    before = model.predict(x, verbose=0)
+    with pytest.raises(errors.UnsupportedLayer):
+        edgeseq.export(model, tmp_path / "model.onnx")
+    np.testing.assert_array_equal(model.predict(x, verbose=0), before)
+    model.fit(x, y, verbose=0)
+    assert not np.array_equal(model.predict(x, verbose=0), before)
+    assert not tf.config.functions_run_eagerly()
+
+
+class MyLSTMBlock(L.Layer):
+    def __init__(self):
+        super().__init__()
+        self.inner = MyLSTM(1)
+
+    def call(self, x):
+        return self.inner(x[:, None, :])
+
+
+def test_a_tf_function_inside_the_model_survives_the_export(tmp_path):
+    lstm = L.LSTM(3)
+
+    class Wrapped(keras.Model):
+        @tf.function
+        def inside(self, x):
+            return lstm(x)
+
+        def call(self, x):
+            return self.inside(x)
+
+    model = Wrapped()
+    samples = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
+    model.inside(tf.constant(samples))  # already traced: its cache must not hide the layer
+    report = edgeseq.export(model, tmp_path / "model.onnx", samples=samples)
+    assert [layer.op_types for layer in report.recurrent] == [("LSTM",)]
+    np.testing.assert_allclose(model.inside(tf.constant(samples)), Model(tmp_path / "model.onnx")(samples), atol=1e-6)
+
+
+def test_threads_do_not_disturb_each_other(tmp_path):
+    models = [sequential(L.LSTM(3)), sequential(L.GRU(5), shape=(6, 2)), sequential(L.Bidirectional(L.LSTM(2)))]
+    failures = []
+    predicting = sequential(L.LSTM(3), L.Dense(2))
+    x = np.ones((2, 5, 4), np.float32)
+    expected = np.asarray(predicting(x))
+    done = threading.Event()
+
+    def export(index):
+        try:
+            assert edgeseq.export(models[index], tmp_path / f"{index}.onnx").parity
+        except Exception as error:  # noqa: BLE001
+            failures.append(error)
+
+    def predict():
+        while not done.is_set():
+            if not np.allclose(predicting(x), expected):
+                failures.append("another thread's model gave another answer during an export")
+
+    watcher = threading.Thread(target=predict)
+    watcher.start()
+    threads = [threading.Thread(target=export, args=(index,)) for index in range(len(models))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    watcher.join()
+    assert not failures
+
+
+def test_a_difference_from_keras_is_never_written(tmp_path, monkeypatch):
+    from edgeseq.lowering import fused
+
+    # A plausible mistake: ONNX's LSTM has its gates in another order than Keras.
+    monkeypatch.setitem(fused._ONNX_GATES, "lstm", ("input", "forget", "cell", "output"))
+    with pytest.raises(errors.ParityFailed, match="differs from Keras") as caught:
+        edgeseq.export(sequential(L.LSTM(3)), tmp_path / "model.onnx")
+    assert not caught.value.parity
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_old_output_survives_a_failed_overwrite(tmp_path):
+    path = tmp_path / "model.onnx"
+    edgeseq.export(sequential(L.LSTM(3)), path)
+    before = path.read_bytes()
+    with pytest.raises(errors.OutputExists):
+        edgeseq.export(sequential(L.LSTM(3)), path)
+    with pytest.raises(errors.UnsupportedLayer):
+        edgeseq.export(sequential(MyLSTM(3)), path, overwrite=True)
+    assert path.read_bytes() == before
+    assert edgeseq.compare(path)
+
+
+def test_what_is_not_a_model(tmp_path, data_folder):
+    text = tmp_path / "text.keras"
+    text.write_text("not a model")
+    with pytest.raises(errors.InvalidFile, match="Keras cannot load it"):
+        edgeseq.export(text, tmp_path / "model.onnx")
+    with pytest.raises(errors.InvalidFile, match="not a Keras model file"):
+        edgeseq.export(tmp_path, tmp_path / "model.onnx")
+    with pytest.raises(errors.MissingInput, match=r"nowhere\.keras"):
+        edgeseq.export(tmp_path / "nowhere.keras", tmp_path / "model.onnx")
+    with pytest.raises(errors.WrongUsage, match="expected a Keras model or a path"):
+        edgeseq.export(42, tmp_path / "model.onnx")
+    with pytest.raises(errors.Refused, match=r"Keras 2\."):
+        edgeseq.export(data_folder / "cmapss" / "regression_model.h5", tmp_path / "model.onnx")
+
+
+def test_arguments_that_mean_nothing(tmp_path):
+    model = sequential(L.LSTM(3))
+    for options, words in (
+        ({"target": "tpu"}, "allowed: cpu, cuda, tensorrt"),
+        ({"opset": 9}, "allowed: 15 to 18"),
+        ({"lowering": "magic"}, "allowed: auto"),
+        ({"samples": np.ones((2, 4))}, r"expected \('batch', 'time', 4\)"),
+        ({"samples": [np.ones((2, 3, 4)), np.ones(2)]}, "hold 2 arrays; the model takes 1"),
+        ({"preprocessing": {"inputs": {"y": {"kind": "scale", "offset": [0], "scale": [1]}}}}, "y"),
+    ):
+        with pytest.raises(errors.WrongUsage, match=words):
+            edgeseq.export(model, tmp_path / "model.onnx", **options)
+    with pytest.raises(errors.WrongUsage, match=r"must end in \.onnx"):
+        edgeseq.export(model, tmp_path / "model.txt")
+    with pytest.raises(errors.WrongUsage, match="folder of the output does not exist"):
+        edgeseq.export(model, tmp_path / "nowhere" / "model.onnx")
+
+
+SCRIPT = """
+import sys
+import keras
+from keras import layers as L
+import edgeseq
+noise = [L.Dense(2) for i in range(int(sys.argv[2]))]  # other counters, other names
+keras.utils.set_random_seed(3)
+model = keras.Sequential([
+    keras.Input((None, 4), name="x"), L.Masking(name="m"),
+    L.Bidirectional(L.GRU(5, return_sequences=True, name="g"), name="b"),
+    L.LSTM(4, activation="gelu", name="l", return_sequences=True), L.LSTM(3, name="k"), L.Dense(2, name="d"),
+], name="model")
+edgeseq.export(model, sys.argv[1])
+"""
+
+
+def test_the_same_model_gives_the_same_bytes_in_every_process(tmp_path):
+    for index in range(2):
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(tmp_path / f"{index}.onnx"), str(index * 3)],
+            check=True,
+            env={**__import__("os").environ, "PYTHONHASHSEED": str(index + 1)},
+        )
+    assert (tmp_path / "0.onnx").read_bytes() == (tmp_path / "1.onnx").read_bytes()

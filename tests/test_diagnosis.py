@@ -1,0 +1,208 @@
+"""The doctor: what it finds in installations that are simulated, and in the real one."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from edgeseq import diagnosis
+from edgeseq.diagnosis import Check, Diagnosis, diagnose, tiny_model
+from edgeseq.errors import MissingExtra, ProviderUnavailable
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+COMPLETE = {
+    "numpy": "2.4.6",
+    "onnxruntime": "1.31.1",
+    "onnx": "1.23.2",
+    "onnx-ir": "1.1.0",
+    "tensorflow": "2.21.0",
+    "keras": "3.15.1",
+    "tf2onnx": "1.17.0",
+    "typer": "0.27.0",
+    "rich": "15.0.0",
+    "matplotlib": "3.11.2",
+    "pillow": "13.0.0",
+}
+
+
+class Session:
+    """A session that computes x + x, or whatever `answer` is."""
+
+    def __init__(self, answer: list[float] | None = None):
+        self.answer = answer
+
+    def run(self, _: Any, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [np.array(self.answer) if self.answer else feed["x"] * 2]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Pretend that exactly these packages are installed, and that these providers start (others raise)."""
+
+    def pretend(packages: dict[str, str], **providers: Any) -> None:
+        def version(name: str) -> str:
+            if name not in packages:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return packages[name]
+
+        def open_session(source: bytes, *, provider: str) -> Any:
+            assert source == tiny_model()
+            state = providers.get(provider, ProviderUnavailable(provider, "built without it", "Install it."))
+            if isinstance(state, Exception):
+                raise state
+            return state
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        monkeypatch.setattr(diagnosis, "open_session", open_session)
+
+    return pretend
+
+
+def check(found: Diagnosis, name: str) -> Check:
+    [one] = [check for check in found.checks if check.name == name]
+    return one
+
+
+def test_a_complete_installation_is_well(install: Any) -> None:
+    install(COMPLETE, cpu=Session())
+    found = diagnose()
+    assert found
+    assert found.providers == ("cpu",)
+    assert [one.name for one in found.checks if one.ok is False] == []
+    assert check(found, "extra export").ok is True
+    gpu = check(found, "extra gpu")
+    assert (gpu.ok, gpu.advice) == (None, "")
+    assert found.versions["keras"] == "3.15.1"
+    assert found.versions["onnxruntime-gpu"] is None
+    cuda = check(found, "provider cuda")
+    assert (cuda.ok, cuda.detail, cuda.advice) == (None, "built without it", "Install it.")
+
+
+def test_a_missing_package_is_named_with_the_command_that_brings_it(install: Any) -> None:
+    install({name: version for name, version in COMPLETE.items() if name != "tf2onnx"}, cpu=Session())
+    found = diagnose()
+    export = check(found, "extra export")
+    assert (export.ok, export.advice) == (None, "pip install 'edgeseq[export]'")
+    assert "missing tf2onnx" in export.detail
+    assert found  # what is not installed is not broken
+
+
+def test_a_package_of_a_wrong_version_is_broken(install: Any) -> None:
+    install({**COMPLETE, "keras": "3.14.0"}, cpu=Session())
+    found = diagnose()
+    export = check(found, "extra export")
+    assert (export.ok, export.detail) == (False, "keras is 3.14.0, wanted >=3.15,<3.16")
+    assert export.advice == "pip install 'edgeseq[export]'"
+    assert not found
+
+
+def test_both_onnxruntimes_at_once_are_broken_and_the_repair_is_told(install: Any) -> None:
+    install({**COMPLETE, "onnxruntime-gpu": "1.31.1"}, cpu=Session())
+    found = diagnose()
+    both = check(found, "onnxruntime")
+    assert both.ok is False
+    assert "both installed" in both.detail
+    assert both.advice.startswith("pip uninstall -y onnxruntime onnxruntime-gpu, then pip install")
+    assert not found
+
+
+def test_numpy_alone(install: Any) -> None:
+    missing = MissingExtra("onnxruntime", "cpu", "running a model")
+    install({"numpy": "2.4.6"}, cpu=missing, cuda=missing, tensorrt=missing)
+    found = diagnose()
+    assert not found
+    assert found.providers == ()
+    assert check(found, "onnxruntime").ok is False
+    assert check(found, "provider cpu").ok is False
+    assert check(found, "provider cpu").advice == "pip install 'edgeseq[cpu]'"
+    assert check(found, "provider cuda").ok is None
+    assert check(found, "provider cuda").advice == "pip install 'edgeseq[gpu]'"
+
+
+def test_on_a_gpu_build_a_provider_that_cannot_start_is_broken(install: Any) -> None:
+    packages = {**COMPLETE, "onnxruntime-gpu": "1.31.1"}
+    del packages["onnxruntime"]
+    cannot = ProviderUnavailable("tensorrt", "libnvinfer.so.10 not found", "pip install tensorrt")
+    install(packages, cpu=Session(), cuda=Session(), tensorrt=cannot)
+    found = diagnose()
+    assert found.providers == ("cpu", "cuda")
+    assert check(found, "onnxruntime").detail == "onnxruntime-gpu 1.31.1"
+    assert check(found, "extra cpu").detail == "not installed, edgeseq[gpu] is in its place"
+    broken = check(found, "provider tensorrt")
+    assert (broken.ok, broken.detail, broken.advice) == (False, "libnvinfer.so.10 not found", "pip install tensorrt")
+
+
+def test_whatever_a_provider_raises_the_others_are_asked_too(install: Any) -> None:
+    install(COMPLETE, cpu=ImportError("libstdc++.so.6:\n version not found"), cuda=Session())
+    found = diagnose()
+    assert check(found, "provider cpu").detail == "ImportError: libstdc++.so.6: version not found"
+    assert found.providers == ("cuda",)
+    assert not found
+
+
+def test_a_provider_that_computes_wrongly_is_broken(install: Any) -> None:
+    install(COMPLETE, cpu=Session([2.0, 3.0]))
+    wrong = check(diagnose(), "provider cpu")
+    assert (wrong.ok, wrong.detail) == (False, "it computes 1 + 1 = [2.0, 3.0]")
+
+
+@pytest.mark.parametrize(
+    ("version", "ok"), [("3.10.9", False), ("3.11.0rc1", True), ("3.13.7", True), ("3.14.0", False)]
+)
+def test_the_python_version_is_held_against_what_edgeseq_is_made_for(
+    install: Any, monkeypatch: pytest.MonkeyPatch, version: str, ok: bool
+) -> None:
+    install(COMPLETE, cpu=Session())
+    monkeypatch.setattr(diagnosis.platform, "python_version", lambda: version)
+    python = check(diagnose(), "python")
+    assert python.ok is ok
+    assert bool(python.advice) is not ok
+
+
+def test_the_tables_of_extras_and_versions_are_those_of_the_project_file() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+
+    def packages(extra: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for requirement in project["optional-dependencies"][extra]:
+            name, inner, wanted = re.fullmatch(r"([\w-]+)(?:\[([\w,]+)\])?(.*)", requirement).groups()
+            found |= packages(inner) if name == "edgeseq" else {name: wanted}
+        return found
+
+    assert {extra: packages(extra) for extra in project["optional-dependencies"] if extra != "dev"} == diagnosis.EXTRAS
+    assert project["requires-python"] == diagnosis._PYTHON
+    assert project["dependencies"] == [f"numpy{diagnosis._NUMPY}"]
+
+
+def test_the_tiny_model_is_valid_onnx() -> None:
+    model = onnx.load_from_string(tiny_model())
+    onnx.checker.check_model(model, full_check=True)
+    [answer] = ReferenceEvaluator(model).run(None, {"x": np.array([1.5, -2.0], np.float32)})
+    assert answer.tolist() == [3.0, -4.0]
+
+
+def test_the_real_installation_starts_the_cpu() -> None:
+    found = diagnose()
+    assert "cpu" in found.providers
+    assert check(found, "provider cpu").detail == "a session starts and computes"
+    document = json.loads(json.dumps(dataclasses.asdict(found)))
+    assert {"name", "ok", "detail", "advice"} == set(document["checks"][0])
+
+
+def test_neither_tensorflow_nor_onnx_is_imported() -> None:
+    code = "import sys, edgeseq; edgeseq.diagnose(); print({'tensorflow', 'keras', 'onnx'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert done.stdout.strip() == "set()"
