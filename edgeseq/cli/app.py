@@ -13,9 +13,9 @@ from edgeseq.cli.options import command
 _ABOUT = """\
 Keras sequence models to exact, native ONNX: train, export, check, quantize, benchmark, run.
 
-Exit codes: 0 done; 1 the answer is no (parity failed, a regression found); 2 wrong usage, a missing input or an existing
-output; 3 a provider, package or data set is not available; 4 refused: it cannot be exported exactly; 5 an unreadable or
-invalid file; 70 a bug in edgeseq; 130 interrupted.
+Exit codes: 0 done; 1 the answer is no (parity failed, a regression found); 2 wrong usage, a missing input or an
+existing output; 3 a provider, package or data set is not available; 4 refused: it cannot be exported exactly;
+5 an unreadable or invalid file; 70 a bug in edgeseq; 130 interrupted.
 """
 
 
@@ -44,7 +44,7 @@ def _version(wanted: bool) -> None:
 
 
 def _root(
-    version: Annotated[  # noqa: ARG001 - its callback prints it
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:

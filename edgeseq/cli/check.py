@@ -21,7 +21,9 @@ def check(
     reference: Annotated[
         Path | None,
         typer.Option(
-            "--reference", "-r", help="A Keras model or another .onnx file. Default: the golden samples beside the file."
+            "--reference",
+            "-r",
+            help="A Keras model or another .onnx file. Default: the golden samples beside the file.",
         ),
     ] = None,
     inputs: Annotated[
@@ -31,7 +33,8 @@ def check(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            "--tolerance", help="Largest difference over max(1, largest reference answer). Default: what the file states."
+            "--tolerance",
+            help="Largest difference over max(1, largest reference answer). Default: what the file states.",
         ),
     ] = None,
     provider: Provider = "cpu",

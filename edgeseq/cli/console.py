@@ -32,7 +32,9 @@ def console(stream: TextIO) -> Console:
 
 def table(title: str, *heads: str, right: Sequence[str] = ()) -> Table:
     """An empty table; the columns named in `right` are aligned to the right. No text is ever cut off."""
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    made = Table(
+        title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for head in heads:
         made.add_column(head, justify="right" if head in right else "left", overflow="fold", header_style="dim")
     return made

@@ -24,9 +24,7 @@ def export(
     ],
     output: Output,
     opset: Annotated[int, typer.Option("--opset", help="ONNX opset to write.")] = 18,
-    target: Annotated[
-        str, typer.Option("--target", help="Where the file will run: cpu, cuda or tensorrt.")
-    ] = "cpu",
+    target: Annotated[str, typer.Option("--target", help="Where the file will run: cpu, cuda or tensorrt.")] = "cpu",
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Make every recurrent state an input and an output.")
     ] = False,
@@ -105,4 +103,7 @@ def _show(report: ExportReport, out: Console) -> None:
     notes(out, report.notes)
     out.print(f"golden samples: {report.golden_path}", soft_wrap=True)
     out.print(f"converted in {report.conversion_seconds:.1f} s, verified in {report.verification_seconds:.1f} s")
-    out.print(f"next: edgeseq bench {report.path}; edgeseq quantize {report.path} -o small.onnx --samples x.npz", soft_wrap=True)
+    out.print(
+        f"next: edgeseq bench {report.path}; edgeseq quantize {report.path} -o small.onnx --samples x.npz",
+        soft_wrap=True,
+    )

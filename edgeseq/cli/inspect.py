@@ -47,10 +47,14 @@ def _show(found: Inspection, out: Console) -> None:
     for name, kind in found.preprocessing.items():
         out.print(f"preprocessing of {name}: {kind} (used by raw=True, edgeseq run --raw)", soft_wrap=True)
     if found.quantization is not None:
-        out.print("quantized: " + ", ".join(f"{key} {value}" for key, value in found.quantization.items()), soft_wrap=True)
+        out.print(
+            "quantized: " + ", ".join(f"{key} {value}" for key, value in found.quantization.items()), soft_wrap=True
+        )
     if found.has_manifest:
         versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-        out.print(f"tolerance {found.tolerance:.0e}; model {found.model_hash[:12]}; written by {versions}", soft_wrap=True)
+        out.print(
+            f"tolerance {found.tolerance:.0e}; model {found.model_hash[:12]}; written by {versions}", soft_wrap=True
+        )
     else:
         notes(out, ["edgeseq did not write this file: it has no manifest"])
 

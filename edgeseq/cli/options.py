@@ -29,9 +29,7 @@ Threads = Annotated[
 
 _COMMON = {
     "as_json": Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")],
-    "debug": Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks and all libraries' messages.")
-    ],
+    "debug": Annotated[bool, typer.Option("--debug", help="Show tracebacks and all libraries' messages.")],
 }
 
 

@@ -23,7 +23,7 @@ def quiet(*, debug: bool) -> Iterator[None]:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow, where it is installed, without the lines that its C++ part prints before it can be told not to.
+    """Import TensorFlow, where it is installed, without the lines that its C++ part prints regardless.
 
     They are written to file descriptor 2 whatever TF_CPP_MIN_LOG_LEVEL says (TensorFlow 2.21); with `--debug`, or when
     the import fails, they are shown. Where it is missing nothing happens: what needs it says so.

@@ -6,7 +6,6 @@ tf2onnx made things.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
@@ -157,8 +156,9 @@ def _rename(graph: ir.Graph, prefix: str, taken: set[str | None]) -> None:
         graph.remove(node)
         graph.append(node)
     for number, node in enumerate(order):
-        layer = node.metadata_props.get("layer") or _layer_of(node.name or "")
-        node.metadata_props.clear()
+        # Scopes of TensorFlow's would tell the layer of the other nodes too, but equal nodes of two layers are put
+        # together under either name, by chance.
+        layer = node.metadata_props.pop("layer", "")
         node.name = f"{prefix}{layer + '/' if layer else ''}{node.op_type}_{number}"
         for index, output in enumerate(node.outputs):
             if output.is_graph_output() and not prefix:
@@ -171,13 +171,6 @@ def _rename(graph: ir.Graph, prefix: str, taken: set[str | None]) -> None:
                 for index, value in enumerate(body.inputs):
                     value.name = f"{node.name}/in_{index}"
                 _rename(body, f"{node.name}/", taken)
-
-
-def _layer_of(name: str) -> str:
-    """The Keras layer in a TensorFlow scope such as ``sequential_1/dense_1/MatMul``; the counter of a scope's
-    repetition is not part of it."""
-    parts = name.split("/")
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", parts[-2]) if len(parts) > 1 else ""
 
 
 def _order_initializers(graph: ir.Graph, prefix: str) -> None:

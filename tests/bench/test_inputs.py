@@ -43,6 +43,7 @@ def test_golden_samples_are_repeated_or_cut_to_what_is_wanted(model_with_golden:
     x = found.arrays["x"]
     assert x.shape == (3, 6, 3)
     assert x.flags.c_contiguous
+    np.testing.assert_array_equal(x[:2, :4].ravel(), np.arange(24))
     np.testing.assert_array_equal(x[2], x[0])
     np.testing.assert_array_equal(x[:, 4:], x[:, :2])
     assert find_inputs(model_with_golden, manifest(X), time_steps=2).arrays["x"].shape == (1, 2, 3)

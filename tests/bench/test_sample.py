@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import weakref
 from typing import Any
 
 import pytest
@@ -147,6 +148,28 @@ def test_garbage_is_not_collected_while_a_call_is_timed(clock: Any) -> None:
     assert states.count(True) == 3
     assert states.count(False) > 6
     assert gc.isenabled()
+
+
+def test_garbage_is_collected_before_the_next_subjects_turn(clock: Any) -> None:
+    class Cycle:
+        pass
+
+    left: list[weakref.ref[Cycle]] = []
+    seen: list[int] = []
+
+    def littering() -> None:
+        cycle = Cycle()
+        cycle.itself = cycle  # type: ignore[attr-defined]
+        left.append(weakref.ref(cycle))
+        clock.now += MS
+
+    def other() -> None:
+        seen.append(sum(reference() is not None for reference in left))
+        clock.now += MS
+
+    interleave([littering, other], Settings(min_runs=9, min_seconds=0, rounds=3, warm_up_max_seconds=0), clock=clock)
+    assert len(left) > 9
+    assert set(seen) == {0}
 
 
 def test_garbage_collection_that_was_off_stays_off(clock: Any) -> None:

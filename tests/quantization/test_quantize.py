@@ -499,3 +499,20 @@ def test_a_failure_while_writing_leaves_no_file(
         edgeseq.quantize(classifier, tmp_path / "small.onnx", samples=ids())
     assert not (tmp_path / "small.onnx").exists()
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.usefixtures("same_times")
+def test_nodes_without_names_are_told_apart(make_model: Make, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", [f"x{index}", f"B{index}"], [f"x{index + 1}"], "named" if index == 3 else "")
+        for index in range(4)
+    ]
+    constants = {f"B{index}": random.standard_normal((32, 32)).astype(np.float32) / 5 for index in range(4)}
+    model = make_model(nodes, {"x0": (TensorProto.FLOAT, ["batch", 32])}, {"x4": None}, constants)
+    onnx.save(model, tmp_path / "model.onnx")
+    samples = random.standard_normal((16, 32))
+    report = edgeseq.quantize(tmp_path / "model.onnx", tmp_path / "small.onnx", samples=samples)
+    assert list(chosen(report)) == ["MatMul/0", "MatMul/1", "MatMul/2", "named"]
+    assert set(chosen(report).values()) != {"fp32"}
+    assert relative_error(Model(tmp_path / "small.onnx")(samples), Model(tmp_path / "model.onnx")(samples)) <= 0.02

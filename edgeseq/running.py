@@ -1,0 +1,285 @@
+"""Run a file on inputs from a file, whole or step by step: what `edgeseq run` does."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseq import files
+from edgeseq.arrays import READABLE, WRITABLE, plain_numbers, read_arrays, write_arrays
+from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
+from edgeseq.files import StrPath
+from edgeseq.runtime import Model, structure
+from edgeseq.runtime.manifest import TensorSpec
+
+Array = npt.NDArray[Any]
+Progress = Callable[[str, int, int], None]
+
+STDIN = "-"
+PICTURES = (".gif", ".png")
+BATCH = 256
+"""Rows of a call; more inputs are run in several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutput:
+    """One output."""
+
+    name: str
+    """Name in the file."""
+    dtype: str
+    """numpy dtype name."""
+    shape: tuple[int, ...]
+    """Axes as the file's; see `run_file` for what streaming makes of them."""
+    values: Any
+    """Nested lists of numbers; None when they were written to a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """What `run_file` did."""
+
+    path: str
+    """The ONNX file."""
+    provider: str
+    """Where it ran."""
+    threads: int
+    """Threads within an op; 0 means all cores."""
+    rows: int
+    """Rows of the inputs."""
+    calls: int
+    """How often the file ran: once for each batch, or for each chunk of a stream."""
+    outputs: tuple[RunOutput, ...]
+    """In the file's order."""
+    output_path: str | None
+    """The file of outputs; None when they are in `outputs`."""
+
+
+def run_file(
+    model: StrPath,
+    inputs: StrPath,
+    output: StrPath | None = None,
+    *,
+    raw: bool = False,
+    stream: bool = False,
+    chunk: int | None = None,
+    provider: str = "cpu",
+    threads: int | None = None,
+    batch: int = BATCH,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> RunReport:
+    """Run `model` on the inputs in a file and return or write the outputs.
+
+    `inputs` is an `.npz` file by input name, an `.npy` file, a `.txt` file of one text a line, a `.jsonl` file of one
+    row a line (a value, or an object by input name), or ``-`` for texts on stdin; texts need `raw`, which applies the
+    file's preprocessing before and its inverse after. Rows are run `batch` at a time where the file takes any batch.
+
+    `stream` goes through the time axis `chunk` steps at a time (1 unless said, or the length that the file fixes) and
+    carries the states; outputs with a time axis are joined along it, others have an axis of chunks as their second.
+
+    `output` is `.npz`, `.npy`, `.json`, or a picture of predicted frames, `.gif` or `.png`: for a single output of
+    shape (batch, time, height, width, channels), rows below one another, or (batch, height, width, channels), a row a
+    frame; values from 0 to 1, or with `raw` from 0 to 255.
+
+    Raises MissingInput, OutputExists, WrongUsage, InputMismatch, InvalidFile, and what opening the model raises.
+    """
+    target = None if output is None else _check_target(output, overwrite=overwrite)
+    if stream and raw:
+        raise WrongUsage("a stream takes the arrays that the file takes: preprocessing (raw) is for whole sequences")
+    if chunk is not None and (not stream or chunk < 1):
+        raise WrongUsage(f"chunk must be at least 1, got {chunk}" if stream else "chunk is for streams (--stream)")
+    if batch < 1:
+        raise WrongUsage(f"batch must be at least 1, got {batch}")
+    values = _read_inputs(inputs, raw=raw)
+    opened = Model(model, provider=provider, threads=threads, batch=_rows(values, batch))
+    named = opened.feed.by_name(values)
+    if stream:
+        outputs, calls = _stream(opened, named, chunk, progress)
+    else:
+        outputs, calls = _batches(opened, named, batch, raw, progress)
+    if target is not None and target.suffix in PICTURES:
+        _write_frames(target, outputs, raw=raw)
+    elif target is not None:
+        write_arrays(target, outputs)
+    return RunReport(
+        path=os.fspath(model),
+        provider=opened.provider,
+        threads=opened.threads,
+        rows=_length(next(iter(named.values()))),
+        calls=calls,
+        outputs=tuple(
+            RunOutput(
+                name=name,
+                dtype=array.dtype.name,
+                shape=array.shape,
+                values=plain_numbers(array.tolist()) if target is None else None,
+            )
+            for name, array in outputs.items()
+        ),
+        output_path=None if target is None else os.fspath(target),
+    )
+
+
+def _check_target(output: StrPath, *, overwrite: bool) -> Path:
+    target = files.check_output(output, overwrite=overwrite)
+    allowed = (*WRITABLE, *PICTURES)
+    if target.suffix not in allowed:
+        raise WrongUsage(f"outputs are written as {', '.join(allowed)}; got {target.name}")
+    return target
+
+
+def _read_inputs(inputs: StrPath, *, raw: bool) -> Any:
+    """What the model is to be given: an array, arrays by name, texts, or rows."""
+    path = Path(inputs)
+    is_text = os.fspath(inputs) == STDIN or path.suffix == ".txt"
+    if is_text and not raw:
+        raise WrongUsage("texts need the file's preprocessing: run with --raw (raw=True in Python)")
+    if is_text:
+        return _read_texts(inputs)
+    if path.suffix == ".jsonl":
+        return _read_rows(path)
+    if path.suffix not in READABLE:
+        raise WrongUsage(f"inputs must be .npz, .npy, .txt, .jsonl, or - for texts on stdin; got {path.name}")
+    return read_arrays(path, "inputs")
+
+
+def _read_texts(inputs: StrPath) -> list[str]:
+    try:
+        if os.fspath(inputs) == STDIN:
+            texts = sys.stdin.read().splitlines()
+        else:
+            texts = files.check_input(inputs, "inputs").read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InvalidFile(inputs, f"it is not text in UTF-8 ({error})") from error
+    if not texts:
+        raise InvalidFile(inputs, "it holds no text")
+    return texts
+
+
+def _read_rows(path: Path) -> list[Any] | dict[str, list[Any]]:
+    """Rows of JSON lines: a list of values, or where the lines are objects a list for each of their keys."""
+    rows = []
+    for number, line in enumerate(_read_texts(path), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise InvalidFile(path, f"line {number} is not JSON ({error})") from error
+    if not isinstance(rows[0], dict):
+        return rows
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or row.keys() != rows[0].keys():
+            raise InvalidFile(path, f"line {number} is no object with the keys of line 1 ({', '.join(rows[0])})")
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return next(iter(columns.values())) if len(columns) == 1 else columns
+
+
+def _rows(values: Any, batch: int) -> int:
+    """Rows of a call, before the file is open: what its advice on threads goes by."""
+    first = next(iter(values.values())) if isinstance(values, dict) else values
+    return max(1, min(_length(first), batch))
+
+
+def _length(value: Any) -> int:
+    return 1 if getattr(value, "ndim", 1) == 0 else len(value)
+
+
+def _nested(values: Mapping[str, Any], model: Model) -> Any:
+    """`values` as the model takes them; a single input goes bare, whatever the structure."""
+    return next(iter(values.values())) if len(values) == 1 else structure.nest(values, model.manifest.input_structure)
+
+
+def _batches(
+    model: Model, values: Mapping[str, Any], batch: int, raw: bool, progress: Progress | None
+) -> tuple[dict[str, Array], int]:
+    """The answers, rows joined, and the number of calls."""
+    total = max(_length(value) for value in values.values())
+    free = all(spec.axes[:1] == ("batch",) for spec in (*model.inputs, *model.outputs))
+    size = batch if free else max(total, 1)
+    answers = []
+    for start in range(0, max(total, 1), size):
+        part = values if size >= total else {name: value[start : start + size] for name, value in values.items()}
+        nested = model(_nested(part, model), raw=raw)
+        answers.append(structure.flatten(nested, model.manifest.output_structure, "the answer"))
+        if progress is not None:
+            progress("running", min(start + size, total), total)
+    return _joined(answers, {spec.name: 0 for spec in model.outputs}), len(answers)
+
+
+def _stream(
+    model: Model, values: Mapping[str, Any], chunk: int | None, progress: Progress | None
+) -> tuple[dict[str, Array], int]:
+    """The answers of a stream that gets the sequence in chunks, joined over time, and the number of chunks."""
+    try:
+        arrays = {name: np.asarray(value) for name, value in values.items()}
+    except ValueError as error:
+        raise InputMismatch(f"the inputs are no arrays ({error}). Rows of unequal lengths must be padded") from error
+    axes, fixed = _time_axes(model.inputs)
+    for name, axis in axes.items():
+        if arrays[name].ndim <= axis:
+            raise InputMismatch(f"input '{name}' has no time axis: its shape is {arrays[name].shape}", name)
+    size = chunk or fixed or 1
+    total = min(arrays[name].shape[axis] for name, axis in axes.items())
+    stream = model.stream(batch=_length(next(iter(arrays.values()))))
+    answers = []
+    for start in range(0, max(total, 1), size):
+        part = {
+            name: array[(slice(None),) * axes[name] + (slice(start, start + size),)] if name in axes else array
+            for name, array in arrays.items()
+        }
+        nested = stream.step(_nested(part, model))
+        answers.append(structure.flatten(nested, model.manifest.output_structure, "the answer"))
+        if progress is not None:
+            progress("streaming", min(start + size, total), total)
+    along = {spec.name: spec.axes.index("time") if "time" in spec.axes else None for spec in model.outputs}
+    return _joined(answers, along), len(answers)
+
+
+def _time_axes(inputs: Sequence[TensorSpec]) -> tuple[dict[str, int], int | None]:
+    """The time axis of each input that has one, and their length where the file fixes it."""
+    named = {spec.name: spec.axes.index("time") for spec in inputs if "time" in spec.axes}
+    if named:
+        return named, None
+    # A file that streams has the batch first and the time second.
+    fixed = {spec.name: length for spec in inputs if len(spec.axes) > 1 and isinstance(length := spec.axes[1], int)}
+    if not fixed:
+        raise WrongUsage("the file has no time axis, so there is nothing to stream along")
+    return dict.fromkeys(fixed, 1), next(iter(fixed.values()))
+
+
+def _joined(answers: Sequence[Mapping[str, Array]], axes: Mapping[str, int | None]) -> dict[str, Array]:
+    """Each output's pieces in one array, along its axis, or along a new second one where that is None."""
+    joined = {}
+    for name, axis in axes.items():
+        pieces = [answer[name] for answer in answers]
+        try:
+            joined[name] = np.stack(pieces, axis=1) if axis is None else np.concatenate(pieces, axis=axis)
+        except ValueError as error:
+            shapes = ", ".join(sorted({str(piece.shape) for piece in pieces}))
+            raise InputMismatch(
+                f"the answers of output '{name}' have different shapes ({shapes}) and cannot be joined. Run all rows "
+                "at once (--batch)",
+                name,
+            ) from error
+    return joined
+
+
+def _write_frames(target: Path, outputs: Mapping[str, Array], *, raw: bool) -> None:
+    from edgeseq.pictures import write_frames
+
+    if len(outputs) != 1:
+        raise WrongUsage(f"a picture shows one output; the file has {len(outputs)}: {', '.join(outputs)}")
+    [frames] = outputs.values()
+    if frames.ndim == 5:
+        frames = np.concatenate(list(frames), axis=1)
+    if raw:
+        frames = np.rint(np.clip(frames, 0, 255)).astype(np.uint8)
+    write_frames(target, frames)
