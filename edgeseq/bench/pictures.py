@@ -15,7 +15,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise MissingExtra("matplotlib", "report", "drawing a report") from error
 
 

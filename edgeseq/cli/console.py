@@ -30,14 +30,18 @@ def console(stream: TextIO) -> Console:
     return _Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
-def table(title: str, *heads: str, right: Sequence[str] = ()) -> Table:
+def table(*heads: str, right: Sequence[str] = ()) -> Table:
     """An empty table; the columns named in `right` are aligned to the right. No text is ever cut off."""
-    made = Table(
-        title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for head in heads:
         made.add_column(head, justify="right" if head in right else "left", overflow="fold", header_style="dim")
     return made
+
+
+def section(out: Console, title: str, made: Table) -> None:
+    """A table under its title."""
+    out.print(title, style="bold", soft_wrap=True)
+    out.print(made)
 
 
 def notes(out: Console, texts: Sequence[str]) -> None:

@@ -22,16 +22,13 @@ import tf2onnx
 from edgeseq import __version__, files
 from edgeseq.conversion import finish
 from edgeseq.conversion import streaming as streams
-from edgeseq.conversion.axes import output_specs
-from edgeseq.conversion.bridge import to_onnx
+from edgeseq.conversion.convert import Converted, convert
 from edgeseq.conversion.load import load_model
-from edgeseq.conversion.place import Placed, place_markers
 from edgeseq.conversion.reference import Answers, Trial, keras_answers
 from edgeseq.conversion.report import ExportReport
 from edgeseq.conversion.signature import Signature, read_signature
-from edgeseq.conversion.trace import trace_model
 from edgeseq.conversion.verify import final_states, verify
-from edgeseq.errors import InputMismatch, LoopRefused, ParityFailed, Refused, WrongUsage
+from edgeseq.errors import InputMismatch, LoopRefused, ParityFailed, WrongUsage
 from edgeseq.runtime import preprocessing as steps
 from edgeseq.runtime.golden import Golden, write_golden
 from edgeseq.runtime.manifest import METADATA_KEY, Manifest, MaskSpec, TensorSpec, ThreadAdvice
@@ -41,9 +38,6 @@ Array = npt.NDArray[Any]
 TARGETS = ("cpu", "cuda", "tensorrt")
 TOLERANCE = 1e-5
 """For float32 on the CPU: what other orders of summation and other polynomials for tanh and sigmoid differ by."""
-
-# A protobuf file cannot be larger than 2 GiB; what is not weights needs some room.
-_LARGEST_WEIGHTS_BYTES = 2**31 - 2**24
 
 
 def export(
@@ -82,24 +76,21 @@ def export(
         streams.refuse_what_cannot_stream(model)
 
     started = time.perf_counter()
-    graph, placed, free = _convert(signature, opset, target, stateful, lowering)
-    loops = finish.count_loops(graph)
-    if loops and not allow_loop:
+    converted = convert(signature, opset=opset, target=target, streaming=stateful, lowering=lowering)
+    graph, placed, inputs = converted.graph, converted.placed, converted.inputs
+    if converted.loops and not allow_loop:
         raise LoopRefused(
-            f"the graph would hold {loops} ONNX Loop: a while-loop of the model's own code. Most accelerators refuse "
-            "it, and it is slow. Rewrite it with keras.layers, or allow it (--allow-loop, allow_loop=True)"
+            f"the graph would hold {converted.loops} ONNX Loop: a while-loop of the model's own code. Most accelerators "
+            "refuse it, and it is slow. Rewrite it with keras.layers, or allow it (--allow-loop, allow_loop=True)"
         )
-    finish.canonical(graph)
-    inputs = tuple(TensorSpec(name=spec.name, dtype=spec.dtype, axes=spec.axes) for spec in free.inputs)
-    outputs = output_specs(graph, inputs, placed.states)
     conversion = time.perf_counter() - started
 
     started = time.perf_counter()
-    answers = streams.answers(model, signature, given, outputs) if stateful else keras_answers(model, signature, given)
+    answers = _ask(model, signature, given, converted.outputs, stateful)
     asked = time.perf_counter() - started
 
     started = time.perf_counter()
-    outputs = _name_outputs(graph, inputs, outputs, answers)
+    outputs = _name_outputs(converted, answers)
     manifest = Manifest(
         inputs=inputs,
         outputs=outputs,
@@ -146,7 +137,7 @@ def export(
         nodes=sum(1 for _ in ir.traversal.RecursiveGraphIterator(graph.graph)),
         recurrent=placed.recurrent,
         reasons=placed.reasons,
-        loops=loops,
+        loops=converted.loops,
         states=tuple(state.input for state in placed.states),
         parity=parity,
         notes=answers.refused,
@@ -198,47 +189,19 @@ def _flat_samples(samples: Any, signature: Signature) -> list[Array]:
     return flat
 
 
-def _convert(
-    signature: Signature, opset: int, target: str, stateful: bool, lowering: str
-) -> tuple[ir.Model, Placed, Signature]:
-    """The cleaned graph, what was placed in it, and the signature with the axes that it really has free."""
-    # A file that carries states takes any batch and chunk, though a stateful Keras model fixes both. Where something
-    # after the recurrent layers needs the fixed length, tracing says so, and the model's own lengths are kept.
-    candidates = [signature.with_free_time(), signature] if stateful else [signature]
-    for candidate in candidates:
-        inputs = [
-            tf.TensorSpec([axis if isinstance(axis, int) else None for axis in spec.axes], spec.dtype)
-            for spec in candidate.inputs
-        ]
-        try:
-            trace = trace_model(lambda *flat: keras.tree.flatten(signature.call(*flat)), inputs, streaming=stateful)
-            break
-        except Refused:
-            raise
-        except Exception:
-            if candidate is candidates[-1]:
-                raise
-    count = len(trace.function.outputs)
-    names = [f"output:{index}" for index in range(count)]
-    graph = to_onnx(trace.function, [spec.name for spec in signature.inputs], names, opset=opset)
-    finish.name_axes(graph.graph.inputs, {spec.name: spec.axes for spec in candidate.inputs})
-    placed = place_markers(graph, trace, lowering_name=lowering, target=target)
-    finish.clean(graph)
-    weights = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value)
-    if weights > _LARGEST_WEIGHTS_BYTES:
-        raise Refused(f"the weights take {weights / 2**30:.1f} GiB; a single ONNX file can hold 2 GiB")
-    return graph, placed, candidate
+def _ask(
+    model: Any, signature: Signature, given: list[Array] | None, outputs: Sequence[TensorSpec], stateful: bool
+) -> Answers:
+    return streams.answers(model, signature, given, outputs) if stateful else keras_answers(model, signature, given)
 
 
-def _name_outputs(
-    graph: ir.Model, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], answers: Answers
-) -> tuple[TensorSpec, ...]:
+def _name_outputs(converted: Converted, answers: Answers) -> tuple[TensorSpec, ...]:
     """Write the outputs' final names and axes into the graph; states stay behind them."""
-    clash = {spec.name for spec in inputs} & set(answers.output_names)
+    clash = {spec.name for spec in converted.inputs} & set(answers.output_names)
     if clash:
         raise WrongUsage(f"an input and an output are both called {clash.pop()}. Rename one of the layers")
     named = []
-    for value, spec, name in zip(graph.graph.outputs, outputs, answers.output_names, strict=False):
+    for value, spec, name in zip(converted.graph.graph.outputs, converted.outputs, answers.output_names, strict=False):
         axes = tuple(axis.replace(spec.name, name) if isinstance(axis, str) else axis for axis in spec.axes)
         value.name, value.shape = name, ir.Shape(list(axes))
         named.append(dataclasses.replace(spec, name=name, axes=axes))

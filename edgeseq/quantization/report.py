@@ -31,7 +31,7 @@ class CandidateReport:
     reason: str
     """Why, in words."""
     error: float | None
-    """Relative RMS error against fp32 on the samples it was chosen on; None where it was not measured."""
+    """Relative RMS error against fp32 on the rows that choose; None where it was not measured or not finite."""
     drop: float | None
     """By how much the metric gets worse, in its own unit; None without a metric."""
     speed: SpeedRatio | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,7 +85,8 @@ def _candidate(tried: Tried, outcome: Outcome) -> CandidateReport:
         rows_independent=CANDIDATES[tried.candidate].rows_independent,
         verdict=verdict,
         reason=reason,
-        error=tried.quality.error if tried.quality else None,
+        # JSON has no infinity, which is the error of answers that are no numbers.
+        error=tried.quality.error if tried.quality and math.isfinite(tried.quality.error) else None,
         drop=tried.quality.drop if tried.quality else None,
         speed=_speed(tried.time),
         size_bytes=tried.size_bytes,

@@ -1,0 +1,84 @@
+"""`convert`: from a model's signature to a finished ONNX graph, before anything has been verified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+import onnx_ir as ir
+import tensorflow as tf
+
+from edgeseq.conversion import finish
+from edgeseq.conversion.axes import output_specs
+from edgeseq.conversion.bridge import to_onnx
+from edgeseq.conversion.place import Placed, place_markers
+from edgeseq.conversion.signature import Signature
+from edgeseq.conversion.trace import Trace, trace_model
+from edgeseq.errors import Refused
+from edgeseq.runtime.manifest import TensorSpec
+
+# A protobuf file cannot be larger than 2 GiB; what is not weights needs some room.
+_LARGEST_WEIGHTS_BYTES = 2**31 - 2**24
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Converted:
+    """A graph in its canonical form; its outputs have numbers for names until Keras has been asked for them."""
+
+    graph: ir.Model
+    """The graph, without a manifest."""
+    placed: Placed
+    """How its recurrent layers were lowered, and its states."""
+    inputs: tuple[TensorSpec, ...]
+    """Inputs, states left out, with the axes that are free in the graph."""
+    outputs: tuple[TensorSpec, ...]
+    """Outputs, states left out, in the order of the model's flat outputs."""
+    loops: int
+    """Number of Loop nodes."""
+
+
+def convert(signature: Signature, *, opset: int, target: str, streaming: bool, lowering: str) -> Converted:
+    """Trace, convert, lower and clean; the arguments are those of `edgeseq.export`.
+
+    Raises Refused and its kinds for what cannot be exact, and WrongUsage for arguments that mean nothing.
+    """
+    trace, signature = _trace(signature, streaming)
+    names = [f"output:{index}" for index in range(len(trace.function.outputs))]
+    graph = to_onnx(trace.function, [spec.name for spec in signature.inputs], names, opset=opset)
+    finish.name_axes(graph.graph.inputs, {spec.name: spec.axes for spec in signature.inputs})
+    placed = place_markers(graph, trace, lowering_name=lowering, target=target)
+    finish.clean(graph)
+    weights = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value)
+    if weights > _LARGEST_WEIGHTS_BYTES:
+        raise Refused(f"the weights take {weights / 2**30:.1f} GiB; a single ONNX file can hold 2 GiB")
+    finish.canonical(graph)
+    inputs = tuple(TensorSpec(name=spec.name, dtype=spec.dtype, axes=spec.axes) for spec in signature.inputs)
+    return Converted(
+        graph=graph,
+        placed=placed,
+        inputs=inputs,
+        outputs=output_specs(graph, inputs, placed.states),
+        loops=finish.count_loops(graph),
+    )
+
+
+def _trace(signature: Signature, streaming: bool) -> tuple[Trace, Signature]:
+    """The traced model, and the signature with the axes that are really free."""
+    # A file that carries states takes any batch and chunk, though a stateful Keras model fixes both. Where something
+    # after the recurrent layers needs the fixed length, tracing says so, and the model's own lengths are kept.
+    candidates = [signature.with_free_time(), signature] if streaming else [signature]
+    for candidate in candidates:
+        inputs = [
+            tf.TensorSpec([axis if isinstance(axis, int) else None for axis in spec.axes], spec.dtype)
+            for spec in candidate.inputs
+        ]
+        try:
+            trace = trace_model(lambda *flat: keras.tree.flatten(signature.call(*flat)), inputs, streaming=streaming)
+        except Refused:
+            raise
+        except Exception:
+            if candidate is candidates[-1]:
+                raise
+        else:
+            return trace, candidate
+    raise AssertionError("one candidate either returns or raises")
