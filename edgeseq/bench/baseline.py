@@ -97,7 +97,7 @@ def _row(now: BenchmarkResult, then: BenchmarkResult | None, margin: float) -> B
         return row("slower", said, ratio=ratio, regression=True)
     if ratio.interval.high < 1 / (1 + margin):
         return row("faster", said, ratio=ratio)
-    return row("no difference", f"{said}; less than the margin of {margin:.0%} is certain", ratio=ratio)
+    return row("no difference", f"{said}: no change above {margin:.0%} is certain", ratio=ratio)
 
 
 def _differences(new: BenchmarkRun, baseline: BenchmarkRun) -> tuple[str, ...]:

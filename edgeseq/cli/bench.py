@@ -104,28 +104,28 @@ def _show(run: BenchmarkRun, comparison: BaselineComparison | None, output: Path
     from edgeseq.bench.record import speedup
     from edgeseq.bench.subjects import KERAS_EXPORT, KERAS_PREDICT
     from edgeseq.bench.units import duration, durations, significant, size, times
-    from edgeseq.cli.console import notes, table
+    from edgeseq.cli.console import notes, section, table
 
     names = [result.name for result in run.results]
     references = [name for name in (KERAS_PREDICT, KERAS_EXPORT) if name in names] or names[:1]
-    speeds = [f"speed against {name}" for name in references if len(names) > 1]
-    heads = ("size", "difference", "p50", "p90", *speeds, "threads")
-    rows = table("", "", *heads, right=heads)
+    speeds = [f"speed / {name}" for name in references if len(names) > 1]
+    heads = ("size", "difference", "p50", "95 % interval", "p90", *speeds, "threads")
+    rows = table("", *heads, right=heads)
     for result in run.results:
         if result.error is not None:
             continue
         interval = result.p50_interval_ns
-        p50 = "-" if result.p50_ns is None else duration(result.p50_ns)
         cells = [
             result.name,
             "-" if result.size_bytes is None else size(result.size_bytes),
             result.answers if result.max_abs is None else significant(result.max_abs, 2),
-            p50 if interval is None else f"{p50} ({durations(interval.low, interval.high)})",
+            "-" if result.p50_ns is None else duration(result.p50_ns),
+            "-" if interval is None else durations(interval.low, interval.high),
             "-" if result.p90_ns is None else duration(result.p90_ns),
         ]
         for name in references if speeds else ():
             ratio = speedup(result, run[name]) if name != result.name else None
-            cells.append("-" if ratio is None else times(ratio.value) + ("" if ratio.differs else " (no difference)"))
+            cells.append("-" if ratio is None else times(ratio.value) if ratio.differs else "no difference")
         rows.add_row(*cells, {None: "its own", 0: "all"}.get(result.threads, str(result.threads)))
     out.print(rows)
     notes(out, [f"{result.name} failed: {result.error}" for result in run.results if result.error is not None])
@@ -133,10 +133,10 @@ def _show(run: BenchmarkRun, comparison: BaselineComparison | None, output: Path
     steps = "" if first.time_steps is None else f", {first.time_steps} time steps"
     out.print(f"batch {first.batch}{steps}, inputs {first.inputs}; {run.machine.cpu_model}, {run.machine.cores} cores")
     if comparison is not None:
-        against = table("Against the baseline", "", "verdict", "why")
+        against = table("", "verdict", "why")
         for row in comparison.rows:
             against.add_row(row.name, row.verdict, row.reason)
-        out.print(against)
+        section(out, "Against the baseline", against)
         notes(out, comparison.warnings)
         out.print(
             "no regression" if comparison else "regression found" if comparison.regressions else "nothing to compare"

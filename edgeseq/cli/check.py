@@ -54,7 +54,7 @@ def check(
 
 
 def _show(parity: Parity, out: Console) -> None:
-    from edgeseq.cli.parity import parity_table
+    from edgeseq.cli.parity import show_parity
 
-    out.print(parity_table(parity))
+    show_parity(parity, out)
     out.print("parity holds" if parity else "parity failed")

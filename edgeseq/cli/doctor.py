@@ -26,7 +26,7 @@ def doctor() -> Reply:
 def _show(found: Diagnosis, out: Console) -> None:
     from edgeseq.cli.console import table
 
-    checks = table("", "", "what", "found", "to do")
+    checks = table("", "what", "found", "to do")
     for check in found.checks:
         checks.add_row(_MARKS[check.ok], check.name, check.detail, check.advice)
     out.print(checks)

@@ -11,6 +11,7 @@ import typer
 
 from edgeseq.cli.options import Output, Overwrite
 from edgeseq.cli.reply import Reply
+from edgeseq.files import check_input, check_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,6 +50,9 @@ def export(
     from edgeseq.cli.console import working
     from edgeseq.cli.quiet import import_tensorflow
 
+    # Before TensorFlow is imported, which takes seconds.
+    check_input(model, "model file")
+    check_output(output, overwrite=overwrite)
     given = None if samples is None else read_arrays(samples, "samples")
     steps = None if preprocessing is None else _read_json(preprocessing)
     with working("exporting"):
@@ -72,7 +76,6 @@ def export(
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     from edgeseq.errors import InvalidFile
-    from edgeseq.files import check_input
 
     try:
         document: Mapping[str, Any] = json.loads(check_input(path, "preprocessing").read_text(encoding="utf-8"))
@@ -83,8 +86,8 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 def _show(report: ExportReport, out: Console) -> None:
     from edgeseq.bench.units import size
-    from edgeseq.cli.console import notes, table
-    from edgeseq.cli.parity import parity_table
+    from edgeseq.cli.console import notes, section, table
+    from edgeseq.cli.parity import show_parity
 
     loops = "no Loop" if not report.loops else f"{report.loops} Loop"
     out.print(
@@ -92,12 +95,12 @@ def _show(report: ExportReport, out: Console) -> None:
         soft_wrap=True,
     )
     if report.recurrent:
-        layers = table("Recurrent layers", "layer", "type", "strategy", "ops", "why")
+        layers = table("layer", "type", "strategy", "ops", "why")
         for layer in report.recurrent:
             reason = report.reasons.get(layer.name, "")
             layers.add_row(layer.name, layer.layer_type, layer.strategy, ", ".join(layer.op_types), reason)
-        out.print(layers)
-    out.print(parity_table(report.parity))
+        section(out, "Recurrent layers", layers)
+    show_parity(report.parity, out)
     if report.states:
         out.print(f"states to carry: {', '.join(report.states)}", soft_wrap=True)
     notes(out, report.notes)

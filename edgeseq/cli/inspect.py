@@ -24,24 +24,24 @@ def inspect(model: OnnxFile) -> Reply:
 
 def _show(found: Inspection, out: Console) -> None:
     from edgeseq.bench.units import size
-    from edgeseq.cli.console import notes, table
+    from edgeseq.cli.console import notes, section, table
 
     keras = "" if found.parameters is None else f", {found.parameters:,} Keras parameters"
     weights = f"{found.weights:,} weights ({size(found.weights_bytes)})"
     out.print(f"{found.path}: {size(found.size_bytes)}, opset {found.opset}{keras}, {weights}", soft_wrap=True)
-    tensors = table("Tensors", "", "name", "dtype", "axes")
+    tensors = table("", "name", "dtype", "axes")
     for what, specs in (("input", found.inputs), ("output", found.outputs)):
         for spec in specs:
             tensors.add_row(what, spec.name, spec.dtype, _axes(spec.axes))
     for state in found.states:
         tensors.add_row("state in", state.input, state.dtype, _axes(state.axes))
         tensors.add_row("state out", state.output, state.dtype, _axes(state.axes))
-    out.print(tensors)
+    section(out, "Tensors", tensors)
     if found.recurrent:
-        layers = table("Recurrent layers", "layer", "type", "strategy", "ops")
+        layers = table("layer", "type", "strategy", "ops")
         for layer in found.recurrent:
             layers.add_row(layer.name, layer.layer_type, layer.strategy, ", ".join(layer.op_types))
-        out.print(layers)
+        section(out, "Recurrent layers", layers)
     ops = ", ".join(f"{count} {name}" for name, count in found.ops.items())
     out.print(f"{found.nodes} nodes: {ops}", soft_wrap=True)
     for name, kind in found.preprocessing.items():

@@ -63,4 +63,4 @@ def fraction(text: str) -> float:
     try:
         return float(number.removesuffix("%")) / 100 if number.endswith("%") else float(number)
     except ValueError as error:
-        raise ValueError(f"{text!r} is no share; write 2% or 0.02") from error
+        raise typer.BadParameter(f"{text!r} is neither 2% nor 0.02") from error

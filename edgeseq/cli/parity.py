@@ -1,25 +1,24 @@
-"""A parity result as a table; `export` and `check` print it."""
+"""A parity result for people; `export` and `check` print it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeseq.cli.console import table
+from edgeseq.cli.console import section, table
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from edgeseq.parity import Parity
 
 _REFERENCES = {"keras": "Keras", "golden": "the golden samples", "onnx": "the other file"}
 
 
-def parity_table(parity: Parity) -> Table:
+def show_parity(parity: Parity, out: Console) -> None:
     """One row an output: how far it is from its reference, and how far it may be."""
     rows = "1 row" if parity.samples == 1 else f"{parity.samples} rows"
     against = _REFERENCES.get(parity.reference, parity.reference)
-    title = f"Parity with {against} on {parity.provider}, {rows}"
-    made = table(title, "output", "max abs", "relative", "allowed", "", right=("max abs", "relative", "allowed"))
+    made = table("output", "max abs", "relative", "allowed", "", right=("max abs", "relative", "allowed"))
     for output in parity.outputs:
         made.add_row(
             output.name,
@@ -28,4 +27,4 @@ def parity_table(parity: Parity) -> Table:
             f"{output.tolerance:.2e}",
             "within" if output.within else "beyond",
         )
-    return made
+    section(out, f"Parity with {against} on {parity.provider}, {rows}", made)

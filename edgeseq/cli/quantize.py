@@ -71,15 +71,15 @@ def quantize(
 
 def _show(report: QuantizationReport, out: Console) -> None:
     from edgeseq.bench.units import size, times
-    from edgeseq.cli.console import notes, table
+    from edgeseq.cli.console import notes, section, table
 
-    layers = table("Layers", "layer", "op", "weights", "chosen", "why", right=("weights",))
+    layers = table("layer", "op", "weights", "chosen", "why", right=("weights",))
     for layer in report.layers:
         reasons = [tried.reason for tried in layer.candidates if tried.verdict == "chosen"] or [
             f"{tried.name}: {tried.reason}" for tried in layer.candidates
         ]
         layers.add_row(layer.name, layer.op_type, size(layer.weight_bytes), layer.chosen, "; ".join(reasons))
-    out.print(layers)
+    section(out, "Layers", layers)
     ratio = report.source_size_bytes / report.size_bytes
     smaller = f"{size(report.source_size_bytes)} -> {size(report.size_bytes)} ({times(ratio)} smaller)"
     out.print(
@@ -95,6 +95,6 @@ def _show(report: QuantizationReport, out: Console) -> None:
     if report.speed is not None:
         speed = report.speed
         between = "" if speed.low is None else f", 95 % interval {speed.low:.2f} to {speed.high:.2f}"
-        out.print(f"speed {times(speed.value)} of fp32 at one row{between}")
+        out.print(f"speed {times(speed.value)} that of fp32 at one row{between}")
     notes(out, report.notes)
     out.print(f"next: edgeseq bench {report.source_path} {report.path}", soft_wrap=True)

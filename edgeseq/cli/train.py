@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from edgeseq.cli.options import Command, Output, Overwrite, command
 from edgeseq.cli.reply import Reply
 from edgeseq.errors import WrongUsage
+from edgeseq.files import check_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,6 +95,8 @@ def _trainer(recipe: Recipe) -> Command:
         from edgeseq.cli.quiet import import_tensorflow
         from edgeseq.recipes import train as fit
 
+        # Before TensorFlow is imported, which takes seconds.
+        check_output(output, overwrite=arguments["overwrite"])
         import_tensorflow()
         with progress_bar() as progress:
             report = fit(recipe.name, output, progress=progress, **arguments)
@@ -143,7 +146,7 @@ def _list() -> Reply:
     def show(out: Console) -> None:
         from edgeseq.cli.console import table
 
-        recipes = table("", "recipe", "")
+        recipes = table("recipe", "")
         for recipe in found.recipes:
             recipes.add_row(recipe.name, recipe.summary)
         out.print(recipes)
@@ -154,18 +157,19 @@ def _list() -> Reply:
 
 def _show(report: TrainingReport, out: Console) -> None:
     from edgeseq.bench.units import significant
-    from edgeseq.cli.console import notes, table
+    from edgeseq.cli.console import notes, section, table
 
     out.print(
         f"{report.model_path}: {report.recipe}, {report.parameters:,} parameters, {report.samples:,} training samples, "
         f"{report.epochs} epochs (best: {report.best_epoch}), {report.seconds:.0f} s",
         soft_wrap=True,
     )
-    metrics = table("On test data", "", "model", "baseline", right=("model", "baseline"))
+    heads = ("model", "baseline") if report.baseline else ("model",)
+    metrics = table("", *heads, right=heads)
     for name, value in report.metrics.items():
-        baseline = report.baseline.get(name)
-        metrics.add_row(name, significant(value, 4), "" if baseline is None else significant(baseline, 4))
-    out.print(metrics)
+        baseline = [significant(report.baseline[name], 4)] if name in report.baseline else []
+        metrics.add_row(name, significant(value, 4), *baseline)
+    section(out, "On test data", metrics)
     notes(out, report.notes)
     out.print(f"data: {report.source}", soft_wrap=True)
     for what, path in (

@@ -80,8 +80,9 @@ def export(
     graph, placed, inputs = converted.graph, converted.placed, converted.inputs
     if converted.loops and not allow_loop:
         raise LoopRefused(
-            f"the graph would hold {converted.loops} ONNX Loop: a while-loop of the model's own code. Most accelerators "
-            "refuse it, and it is slow. Rewrite it with keras.layers, or allow it (--allow-loop, allow_loop=True)"
+            f"the graph would hold {converted.loops} ONNX Loop: a while-loop of the model's own code. Most "
+            "accelerators refuse it, and it is slow. Rewrite it with keras.layers, or allow it (--allow-loop, "
+            "allow_loop=True)"
         )
     conversion = time.perf_counter() - started
 

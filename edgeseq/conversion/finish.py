@@ -86,7 +86,7 @@ def _transpose_ids_not_vectors(graph: ir.Graph) -> None:
             continue
         if table.shape is None or len(table.shape) != 2 or ids.shape is None or len(ids.shape) != 2:
             continue
-        b = Builder(node.metadata_props.get("layer", ""))
+        b = Builder(gather.metadata_props.get("layer", ""))
         made = b.op("Gather", table, b.transpose(ids, 1, 0), axis=0)
         graph.insert_before(node, b.nodes)
         ir.convenience.replace_all_uses_with(node.outputs[0], made)
