@@ -12,6 +12,13 @@ from edgeseq.recipes.scaling import Scaler
 
 UNITS = {"lstm": 128, "gru": 64}
 
+WANDERING = ("airline-passengers", "etth1")
+"""Series whose level leaves, in the test part, the range it had in training.
+
+A recurrent layer's answers are bounded, so on these the network alone does worse than repeating the last value; it does
+better when it only has to answer the change since then.
+"""
+
 
 @recipe("forecast", "the next value of a series from a window of 10: LSTM 128 or GRU 64, one feature or ETTh1's seven")
 def forecast(
@@ -21,6 +28,11 @@ def forecast(
         Literal["daily-min-temperatures", "airline-passengers", "etth1"], "the series; etth1 has seven features"
     ] = "daily-min-temperatures",
     cell: Annotated[Literal["lstm", "gru"], "the recurrent layer: 128 units of LSTM, or 64 of GRU"] = "lstm",
+    answer: Annotated[
+        Literal["auto", "value", "change"],
+        "what the network answers: the value, or its change from the last one, which is then added in the model; "
+        "auto: the value for the daily temperatures, the change for the others, whose level wanders",
+    ] = "auto",
     steps: Annotated[int, "length of a window"] = 10,
     dropout: Annotated[float, "share of the inputs dropped in training"] = 0.0,
     recurrent_dropout: Annotated[float, "share of the recurrent state dropped in training"] = 0.0,
@@ -55,7 +67,9 @@ def forecast(
         recurrent_regularizer=_penalty(recurrent_l1, recurrent_l2),
     )
     return Plan(
-        model=_model(layer, steps, len(found.columns)),
+        model=_model(
+            layer, steps, len(found.columns), change=answer == "change" or (answer == "auto" and series in WANDERING)
+        ),
         train=windows.windows(scaled, 0, parts.validation, steps),
         validation=windows.windows(scaled, parts.validation, parts.test, steps),
         epochs=request.epochs or 50,
@@ -86,10 +100,15 @@ def _penalty(l1: float, l2: float) -> Any:
     return keras.regularizers.L1L2(l1=l1, l2=l2) if l1 or l2 else None
 
 
-def _model(layer: Any, steps: int, features: int) -> Any:
+def _model(layer: Any, steps: int, features: int, *, change: bool) -> Any:
     import keras
+    from keras import layers
 
     inputs = keras.Input((steps, features), name="sequence")
-    model = keras.Model(inputs, keras.layers.Dense(features, name="forecast")(layer(inputs)), name="forecast")
+    answer = layers.Dense(features, name="change" if change else "forecast")(layer(inputs))
+    if change:
+        last = layers.Flatten(name="last")(layers.Cropping1D((steps - 1, 0), name="last_step")(inputs))
+        answer = layers.Add(name="forecast")([last, answer])
+    model = keras.Model(inputs, answer, name="forecast")
     model.compile(optimizer="adam", loss="mse")
     return model

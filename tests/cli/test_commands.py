@@ -1,0 +1,188 @@
+"""Every command once for people and once as JSON, with values from the files themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgeseq
+from edgeseq.runtime import Model
+
+ONE_ROW = ("--min-seconds", "0.02")
+
+
+def test_export_shows_what_was_done_and_writes_it(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    ran = edgeseq_command("export", made.keras, "-o", tmp_path / "m.onnx")
+    assert ran.code == 0
+    assert "lstm   LSTM  fused" in ran.out
+    assert "Parity with Keras" in ran.out
+    assert f"next: edgeseq bench {tmp_path / 'm.onnx'}" in ran.out
+    assert ran.err == ""
+    assert (tmp_path / "m.onnx").read_bytes() == made.onnx.read_bytes()
+
+
+def test_export_passes_every_option_on(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    steps = tmp_path / "steps.json"
+    steps.write_text(json.dumps({"inputs": {"x": {"kind": "scale", "offset": [1.0], "scale": [2.0]}}}))
+    options = ("--opset", 17, "--lowering", "scan", "--samples", made.samples, "--preprocessing", steps, "--json")
+    ran = edgeseq_command("export", made.keras, "-o", tmp_path / "m.onnx", *options)
+    document = ran.document("export")
+    assert ran.code == 0
+    assert {layer["strategy"] for layer in document["recurrent"]} == {"scan"}
+    found = edgeseq.inspect(tmp_path / "m.onnx")
+    assert found.opset == 17
+    assert found.preprocessing == {"x": "scale"}
+    # The samples were among what was checked: 16 rows more than the model's own trials have.
+    plain = edgeseq_command("export", made.keras, "-o", tmp_path / "plain.onnx", "--json").document("export")
+    assert document["parity"]["samples"] == plain["parity"]["samples"] + 16
+
+
+def test_export_of_a_stream_names_its_states(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    ran = edgeseq_command("export", made.keras, "-o", tmp_path / "m.onnx", "--streaming")
+    assert ran.code == 0
+    assert "states to carry: state_in.00" in ran.out
+
+
+def test_inspect(edgeseq_command: Any, made: Any) -> None:
+    ran = edgeseq_command("inspect", made.onnx)
+    assert ran.code == 0
+    # Keras: LSTM 4 (4 + 3 + 1) 4 = 128, GRU 3 (3 x (3 + 4) + 6) = 81, Dense 8.
+    assert "217 Keras parameters" in ran.out
+    assert "(batch, time, 3)" in ran.out
+    document = edgeseq_command("inspect", made.onnx, "--json").document("inspect")
+    assert document["parameters"] == 217
+    assert document["loops"] == 0
+
+
+def test_check_against_golden_samples_keras_and_another_file(edgeseq_command: Any, made: Any) -> None:
+    golden = edgeseq_command("check", made.onnx)
+    assert (golden.code, golden.err) == (0, "")
+    assert "parity holds" in golden.out
+    keras = edgeseq_command("check", made.onnx, "-r", made.keras, "-i", made.samples, "--json").document("check")
+    assert (keras["reference"], keras["samples"]) == ("keras", 16)
+    onnx = edgeseq_command("check", made.onnx, "-r", made.onnx, "--json").document("check")
+    assert onnx["outputs"][0]["max_abs"] == 0
+
+
+def test_quantize_takes_shares_in_both_forms(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    common = ("quantize", made.onnx, "--samples", made.samples, "--json")
+    percent = edgeseq_command(*common, "-o", tmp_path / "a.onnx", "--max-error", "3%")
+    number = edgeseq_command(*common, "-o", tmp_path / "b.onnx", "--max-error", "0.03")
+    assert percent.document("quantize")["max_error"] == number.document("quantize")["max_error"] == 0.03
+    assert (tmp_path / "a.onnx").exists()
+    shown = edgeseq_command("quantize", made.onnx, "--samples", made.samples, "-o", tmp_path / "c.onnx")
+    assert shown.code == 0
+    assert "(budget 2.00%)" in shown.out
+
+
+def test_quantize_with_labels(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.npy"
+    np.save(labels, np.zeros(16, np.int64))
+    options = ("--labels", labels, "--metric", "accuracy", "--max-drop", "50%", "--rows-independent")
+    ran = edgeseq_command(
+        "quantize", made.onnx, "--samples", made.samples, "-o", tmp_path / "q.onnx", *options, "--json"
+    )
+    document = ran.document("quantize")
+    assert (document["metric"], document["max_drop"], document["rows_independent"]) == ("accuracy", 0.5, True)
+
+
+def test_bench_saves_compares_and_reports(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    ran = edgeseq_command("bench", made.onnx, made.streaming, *ONE_ROW, "-o", results, "--save-samples")
+    assert ran.code == 0
+    assert "speed / model.onnx" in ran.out
+    saved = json.loads(results.read_text())
+    assert saved["results"][0]["samples_ns"] is not None
+
+    # The same file against times a thousand times longer is faster, and against shorter ones a regression.
+    for factor, verdict, code in ((1000, "faster", 0), (0.001, "slower", 1)):
+        for result in saved["results"]:
+            result["round_p50_ns"] = [time * factor for time in result["round_p50_ns"]]
+        (tmp_path / "old.json").write_text(json.dumps(saved))
+        compared = edgeseq_command("bench", made.onnx, *ONE_ROW, "--baseline", tmp_path / "old.json", "--json")
+        assert compared.code == code
+        assert compared.document("bench --baseline")["comparison"]["rows"][0]["verdict"] == verdict
+        saved = json.loads(results.read_text())
+
+    page = tmp_path / "report.html"
+    document = edgeseq_command("report", results, "-o", page, "--json").document("report")
+    assert document == {"path": str(page), "size_bytes": page.stat().st_size, "results": [str(results)]}
+    assert "model.onnx" in page.read_text(encoding="utf-8")
+
+
+def test_bench_json_can_be_reported(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    ran = edgeseq_command("bench", made.onnx, *ONE_ROW, "--batch", 2, "--time-steps", 5, "--threads", 1, "--json")
+    result = ran.document("bench")["results"][0]
+    assert (result["batch"], result["time_steps"], result["threads"]) == (2, 5, 1)
+    (tmp_path / "piped.json").write_text(ran.out)
+    assert edgeseq_command("report", tmp_path / "piped.json", "-o", tmp_path / "r.html").code == 0
+
+
+def test_bench_puts_keras_beside_the_files(edgeseq_command: Any, made: Any) -> None:
+    ran = edgeseq_command("bench", made.onnx, "--keras", made.keras, "-i", made.samples, *ONE_ROW, "--max-seconds", 5)
+    assert ran.code == 0
+    assert "speed / Keras predict" in ran.out
+    assert "speed / Keras export" in ran.out
+
+
+def test_run_prints_and_writes_what_the_model_answers(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    expected = Model(made.onnx)(np.load(made.samples)["x"])
+    document = edgeseq_command("run", made.onnx, made.samples, "--json").document("run")
+    assert (document["rows"], document["calls"], document["outputs"][0]["shape"]) == (16, 1, [16, 2])
+    np.testing.assert_array_equal(np.float32(document["outputs"][0]["values"]), expected)
+    shown = edgeseq_command("run", made.onnx, made.samples)
+    assert shown.out.startswith("y: float32, 16 x 2\n[[")
+    ran = edgeseq_command("run", made.onnx, made.samples, "-o", tmp_path / "out.npz", "--batch", 5, "--json")
+    assert ran.document("run")["calls"] == 4
+    assert ran.document("run")["outputs"][0]["values"] is None
+    # Rows of an fp32 file do not depend on each other, so batches of 5 answer the same.
+    np.testing.assert_allclose(np.load(tmp_path / "out.npz")["y"], expected, atol=1e-7)
+
+
+def test_run_as_a_stream(edgeseq_command: Any, made: Any) -> None:
+    whole = edgeseq_command("run", made.streaming, made.samples, "--json").document("run")
+    stream = edgeseq_command("run", made.streaming, made.samples, "--stream", "--chunk", 5, "--json").document("run")
+    assert (whole["calls"], stream["calls"]) == (1, 3)
+    # Float32 sums of other lengths may end in other last bits.
+    np.testing.assert_allclose(stream["outputs"][0]["values"], whole["outputs"][0]["values"], atol=1e-6)
+
+
+def test_doctor(edgeseq_command: Any) -> None:
+    ran = edgeseq_command("doctor")
+    assert ran.code == 0
+    assert "provider cpu" in ran.out
+    assert "nothing is broken" in ran.out
+    document = edgeseq_command("doctor", "--json").document("doctor")
+    assert "cpu" in document["providers"]
+
+
+def test_doctor_with_something_broken(edgeseq_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeseq.diagnosis._NUMPY", ">=1000,<1001")
+    ran = edgeseq_command("doctor")
+    assert ran.code == 3
+    assert "something is broken" in ran.out
+    assert "pip install 'numpy>=1000,<1001'" in ran.out
+
+
+def test_train_and_its_list(edgeseq_command: Any, tmp_path: Path) -> None:
+    output = tmp_path / "m.keras"
+    ran = edgeseq_command("train", "middle", "-o", output, "--epochs", 1, "--variant", "b", "--seed", 3, "--json")
+    document = ran.document("train")
+    assert ran.code == 0
+    assert (document["options"]["variant"], document["epochs"], document["seed"]) == ("b", 1, 3)
+    # LSTM 20: 4 (20 + 1 + 1) 20 = 1,760; LSTM 10: 4 (10 + 20 + 1) 10 = 1,240; Dense: 11.
+    assert document["parameters"] == 3011
+    assert output.exists()
+    shown = edgeseq_command("train", "middle", "-o", output, "--epochs", 1, "--overwrite", "--fresh")
+    assert f"next: edgeseq export {output} -o {output.with_suffix('.onnx')}" in shown.out
+
+    names = [
+        recipe["name"] for recipe in edgeseq_command("train", "--list", "--json").document("train --list")["recipes"]
+    ]
+    assert names == ["middle", "imdb", "forecast", "stateful", "vowels", "frames"]
+    listed = edgeseq_command("train", "--list").out
+    assert all(f"\n{name} " in listed for name in names)

@@ -1,0 +1,193 @@
+"""Every exit code by a real cause, with words a person can use and no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+def refused(ran: Any, code: int, *said: str) -> None:
+    assert (ran.code, ran.out) == (code, "")
+    assert ran.err.startswith("error: ")
+    assert "Traceback" not in ran.err
+    for text in said:
+        assert text in ran.err
+
+
+def test_missing_files(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    for arguments in (
+        ("export", f"{gone}.keras", "-o", tmp_path / "m.onnx"),
+        ("export", made.keras, "-o", tmp_path / "m.onnx", "--samples", f"{gone}.npz"),
+        ("export", made.keras, "-o", tmp_path / "m.onnx", "--preprocessing", f"{gone}.json"),
+        ("inspect", f"{gone}.onnx"),
+        ("check", f"{gone}.onnx"),
+        ("check", made.onnx, "-r", f"{gone}.keras"),
+        ("quantize", made.onnx, "-o", tmp_path / "q.onnx", "--samples", f"{gone}.npz"),
+        ("bench", f"{gone}.onnx"),
+        ("bench", made.onnx, "--baseline", f"{gone}.json"),
+        ("run", made.onnx, f"{gone}.npy"),
+        ("report", f"{gone}.json", "-o", tmp_path / "r.html"),
+    ):
+        refused(edgeseq_command(*arguments), 2, "not found", "gone")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_outputs_are_kept(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    taken = {suffix: tmp_path / f"taken{suffix}" for suffix in (".onnx", ".json", ".npz", ".html", ".keras")}
+    for path in taken.values():
+        path.write_text("mine")
+    for arguments in (
+        ("export", made.keras, "-o", taken[".onnx"]),
+        ("quantize", made.onnx, "-o", taken[".onnx"], "--samples", made.samples),
+        ("bench", made.onnx, "-o", taken[".json"]),
+        ("run", made.onnx, made.samples, "-o", taken[".npz"]),
+        ("report", made.samples, "-o", taken[".html"]),
+        ("train", "middle", "-o", taken[".keras"]),
+    ):
+        refused(edgeseq_command(*arguments), 2, "output exists", "--overwrite")
+    assert all(path.read_text() == "mine" for path in taken.values())
+    ran = edgeseq_command("run", made.onnx, made.samples, "-o", taken[".npz"], "--overwrite")
+    assert ran.code == 0
+    assert np.load(taken[".npz"])["y"].shape == (16, 2)
+
+
+def test_not_a_model_and_unreadable_data(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    text = "this is not a model, an array or JSON"
+    for suffix in (".onnx", ".keras", ".h5", ".npz", ".json"):
+        (tmp_path / f"bad{suffix}").write_text(text)
+    bad = tmp_path / "bad"
+    before = sorted(tmp_path.iterdir())
+    for arguments in (
+        ("inspect", f"{bad}.onnx"),
+        ("check", f"{bad}.onnx"),
+        ("bench", f"{bad}.onnx"),
+        ("export", f"{bad}.keras", "-o", tmp_path / "m.onnx"),
+        ("export", f"{bad}.h5", "-o", tmp_path / "m.onnx"),
+        ("export", made.keras, "-o", tmp_path / "m.onnx", "--samples", f"{bad}.npz"),
+        ("export", made.keras, "-o", tmp_path / "m.onnx", "--preprocessing", f"{bad}.json"),
+        ("quantize", made.onnx, "-o", tmp_path / "q.onnx", "--samples", f"{bad}.npz"),
+        ("run", made.onnx, f"{bad}.npz"),
+        ("report", f"{bad}.json", "-o", tmp_path / "r.html"),
+    ):
+        refused(edgeseq_command(*arguments), 5, "cannot read", "bad")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_providers(edgeseq_command: Any, made: Any) -> None:
+    refused(edgeseq_command("check", made.onnx, "-p", "gpu"), 2, "unknown provider 'gpu'", "cuda")
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has the CUDA provider")
+    for command in (("check",), ("bench",), ("run", made.samples)):
+        ran = edgeseq_command(command[0], made.onnx, *command[1:], "-p", "cuda")
+        refused(ran, 3, "provider 'cuda' cannot start", "pip install 'edgeseq[gpu]'")
+    error = edgeseq_command("check", made.onnx, "-p", "cuda", "--json").document("error")["error"]
+    assert (error["type"], error["exit_code"]) == ("ProviderUnavailable", 3)
+    assert error["details"]["provider"] == "cuda"
+
+
+def test_a_refused_layer_is_named(edgeseq_command: Any, tmp_path: Path) -> None:
+    import keras
+
+    @keras.saving.register_keras_serializable(package="tests")
+    class MyLSTM(keras.layers.LSTM):  # type: ignore[misc]
+        def call(self, sequences: Any, **arguments: Any) -> Any:
+            return super().call(sequences, **arguments) * 2
+
+    model = keras.Sequential([keras.Input((None, 2)), MyLSTM(3, name="odd_one")])
+    model.save(tmp_path / "m.keras")
+    refused(edgeseq_command("export", tmp_path / "m.keras", "-o", tmp_path / "m.onnx"), 4, "odd_one")
+    ran = edgeseq_command("export", tmp_path / "m.keras", "-o", tmp_path / "m.onnx", "--json")
+    error = ran.document("error")["error"]
+    assert (ran.code, error["type"], error["details"]["layer"]) == (4, "UnsupportedLayer", "odd_one")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_parity_failure_prints_its_table(edgeseq_command: Any, made: Any) -> None:
+    # An other model's answers, and a tolerance below what float32 can hold.
+    ran = edgeseq_command("check", made.onnx, "--tolerance", "1e-12")
+    assert ran.code == 1
+    assert "beyond" in ran.out
+    assert "parity failed" in ran.out
+    document = edgeseq_command("check", made.onnx, "--tolerance", "1e-12", "--json").document("check")
+    assert document["outputs"][0]["within"] is False
+
+
+def test_not_a_number_is_null_and_never_parity(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "nan.npy", np.full((1, 2, 3), np.nan, np.float32))
+    ran = edgeseq_command("check", made.onnx, "-r", made.onnx, "-i", tmp_path / "nan.npy", "--json")
+    output = ran.document("check")["outputs"][0]
+    assert (ran.code, output["max_abs"], output["within"]) == (1, None, False)
+    values = edgeseq_command("run", made.onnx, tmp_path / "nan.npy", "--json").document("run")["outputs"][0]["values"]
+    assert values == [[None, None]]
+
+
+def test_inputs_that_do_not_fit(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "rank.npy", np.zeros((4, 3), np.float32))
+    np.save(tmp_path / "dtype.npy", np.zeros((4, 2, 3), np.complex64))
+    refused(edgeseq_command("run", made.onnx, tmp_path / "rank.npy"), 2, "(batch, time, 3)", "(4, 3)")
+    refused(edgeseq_command("run", made.onnx, tmp_path / "dtype.npy"), 2, "float32", "complex64")
+
+
+def test_notes_are_shown(edgeseq_command: Any, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgeseq.errors import UnsupportedLayer
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        error = UnsupportedLayer("gru_2", "it is odd")
+        error.add_note("while lowering layer 'gru_2'")
+        raise error
+
+    monkeypatch.setattr("edgeseq.parity.compare", refuse)
+    ran = edgeseq_command("check", made.onnx)
+    assert ran.err == (
+        "error: layer 'gru_2' cannot be exported exactly: it is odd\nnote: while lowering layer 'gru_2'\n"
+    )
+
+
+def test_a_bug_of_ours(edgeseq_command: Any, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Any) -> None:
+        raise KeyError("planted")
+
+    monkeypatch.setattr("edgeseq.inspection.inspect", broken)
+    refused(edgeseq_command("inspect", made.onnx), 70, "bug in edgeseq", "KeyError: 'planted'", "--debug")
+    debugged = edgeseq_command("inspect", made.onnx, "--debug")
+    assert debugged.code == 70
+    assert "Traceback (most recent call last)" in debugged.err
+    assert "raise KeyError" in debugged.err
+    error = edgeseq_command("inspect", made.onnx, "--json").document("error")["error"]
+    assert (error["type"], error["exit_code"]) == ("KeyError", 70)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (PermissionError(13, "Permission denied", "secret.onnx"), 5, "secret.onnx: Permission denied"),
+        (OSError(28, "No space left on device"), 3, "No space left on device"),
+        (MemoryError("Unable to allocate 9 TiB"), 3, "not enough memory"),
+    ],
+)
+def test_what_the_system_refuses_is_no_bug(
+    edgeseq_command: Any, made: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, said: str
+) -> None:
+    def refuse(path: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("edgeseq.inspection.inspect", refuse)
+    refused(edgeseq_command("inspect", made.onnx), code, said)
+
+
+def test_a_reader_that_goes_away_changes_nothing(edgeseq_process: Any, made: Any) -> None:
+    for arguments, code in ((["check", made.onnx], 0), (["check", made.onnx, "--tolerance", "1e-12", "--json"], 1)):
+        process: subprocess.Popen[str] = edgeseq_process(arguments)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        os.close(process.stdout.fileno())
+        err = process.stderr.read()
+        assert (process.wait(timeout=60), err) == (code, "")
