@@ -11,6 +11,9 @@ from edgeseq.errors import MissingExtra
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` None takes those of the process."""
     try:
+        # rich itself, of which this loads little, is otherwise first needed when there is something to print.
+        import rich  # noqa: F401
+
         from edgeseq.cli.boundary import run
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]

@@ -108,7 +108,7 @@ def _show(run: BenchmarkRun, comparison: BaselineComparison | None, output: Path
 
     names = [result.name for result in run.results]
     references = [name for name in (KERAS_PREDICT, KERAS_EXPORT) if name in names] or names[:1]
-    speeds = [f"speed / {name}" for name in references if len(names) > 1]
+    speeds = [f"vs {name}" for name in references if len(names) > 1]
     heads = ("size", "difference", "p50", "95 % interval", "p90", *speeds, "threads")
     rows = table("", *heads, right=heads)
     for result in run.results:

@@ -94,7 +94,7 @@ def test_bench_saves_compares_and_reports(edgeseq_command: Any, made: Any, tmp_p
     results = tmp_path / "results.json"
     ran = edgeseq_command("bench", made.onnx, made.streaming, *ONE_ROW, "-o", results, "--save-samples")
     assert ran.code == 0
-    assert "speed / model.onnx" in ran.out
+    assert "vs model.onnx" in ran.out
     saved = json.loads(results.read_text())
     assert saved["results"][0]["samples_ns"] is not None
 
@@ -125,8 +125,8 @@ def test_bench_json_can_be_reported(edgeseq_command: Any, made: Any, tmp_path: P
 def test_bench_puts_keras_beside_the_files(edgeseq_command: Any, made: Any) -> None:
     ran = edgeseq_command("bench", made.onnx, "--keras", made.keras, "-i", made.samples, *ONE_ROW, "--max-seconds", 5)
     assert ran.code == 0
-    assert "speed / Keras predict" in ran.out
-    assert "speed / Keras export" in ran.out
+    assert "vs Keras predict" in ran.out
+    assert "vs Keras export" in ran.out
 
 
 def test_run_prints_and_writes_what_the_model_answers(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
