@@ -63,7 +63,7 @@ def find_inputs(
         return _inputs(arrays, specs, "golden", batch)
     random = np.random.default_rng(seed)
     steps = DEFAULT_TIME_STEPS if time_steps is None else time_steps
-    arrays = {spec.name: _made(spec, batch, steps, _id_range(spec, manifest), random) for spec in specs}
+    arrays = {spec.name: _made(spec, batch, steps, _id_range(spec), random) for spec in specs}
     return _inputs(arrays, specs, "made", batch)
 
 
@@ -150,9 +150,6 @@ def _made(
     return random.standard_normal(shape).astype(dtype)
 
 
-def _id_range(spec: TensorSpec, manifest: Manifest) -> tuple[int, int]:
-    """First id and the one past the last that an integer input certainly takes."""
-    step = ((manifest.preprocessing or {}).get("inputs") or {}).get(spec.name) or {}
-    if "vocabulary" not in step:
-        return _SAFE_IDS
-    return int(step["first_id"]), int(step["first_id"]) + max(1, len(step["vocabulary"]))
+def _id_range(spec: TensorSpec) -> tuple[int, int]:
+    """First id and the one past the last that an integer input certainly takes. 0 is often masked: not first."""
+    return _SAFE_IDS if spec.ids is None else (min(1, spec.ids - 1), spec.ids)

@@ -77,8 +77,9 @@ def export(
 def _read_json(path: Path) -> Mapping[str, Any]:
     from edgeseq.errors import InvalidFile
 
+    found = check_input(path, "preprocessing")
     try:
-        document: Mapping[str, Any] = json.loads(check_input(path, "preprocessing").read_text(encoding="utf-8"))
+        document: Mapping[str, Any] = json.loads(found.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InvalidFile(path, f"it is not JSON ({error})") from error
     return document

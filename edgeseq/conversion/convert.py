@@ -52,7 +52,9 @@ def convert(signature: Signature, *, opset: int, target: str, streaming: bool, l
     if weights > _LARGEST_WEIGHTS_BYTES:
         raise Refused(f"the weights take {weights / 2**30:.1f} GiB; a single ONNX file can hold 2 GiB")
     finish.canonical(graph)
-    inputs = tuple(TensorSpec(name=spec.name, dtype=spec.dtype, axes=spec.axes) for spec in signature.inputs)
+    inputs = tuple(
+        TensorSpec(name=spec.name, dtype=spec.dtype, axes=spec.axes, ids=spec.vocabulary) for spec in signature.inputs
+    )
     return Converted(
         graph=graph,
         placed=placed,

@@ -34,6 +34,8 @@ class TensorSpec:
     """numpy dtype name of the ONNX tensor, such as ``float32``, ``int32`` or ``bool``."""
     axes: tuple[str | int, ...]
     """One entry an axis: an int is a fixed length, a name (``batch``, ``time``, ``time_2``) a free one."""
+    ids: int | None = None
+    """For an input that an Embedding reads: its ids are 0 to this number, left out. None for any other."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,10 @@ def test_made_ids_are_valid_and_never_the_padding(tmp_path: Path) -> None:
     assert set(np.unique(ids)) == set(range(1, 10))
 
 
-def test_made_ids_come_from_the_vocabulary_where_the_file_carries_one(tmp_path: Path) -> None:
-    step = {"kind": "text", "vocabulary": ["a", "b", "c"], "first_id": 4}
-    carried = manifest(IDS, preprocessing={"inputs": {"ids": step}})
-    assert set(np.unique(find_inputs(tmp_path / "m.onnx", carried).arrays["ids"])) == {4, 5, 6}
+def test_made_ids_reach_as_far_as_the_embedding(tmp_path: Path) -> None:
+    for ids, wanted in ((4, {1, 2, 3}), (1, {0})):
+        spec = dataclasses.replace(IDS, ids=ids)
+        assert set(np.unique(find_inputs(tmp_path / "m.onnx", manifest(spec)).arrays["ids"])) == wanted
 
 
 def test_made_booleans_let_everything_through(tmp_path: Path) -> None:
