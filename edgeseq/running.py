@@ -155,14 +155,15 @@ def _read_inputs(inputs: StrPath, *, raw: bool) -> Any:
 def _read_texts(inputs: StrPath) -> list[str]:
     try:
         if os.fspath(inputs) == STDIN:
-            texts = sys.stdin.read().splitlines()
+            content = sys.stdin.read()
         else:
-            texts = files.check_input(inputs, "inputs").read_text(encoding="utf-8").splitlines()
+            content = files.check_input(inputs, "inputs").read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InvalidFile(inputs, f"it is not text in UTF-8 ({error})") from error
-    if not texts:
+    if not content:
         raise InvalidFile(inputs, "it holds no text")
-    return texts
+    # Not splitlines, which also splits at characters that reviews do hold, such as U+0085 and U+2028.
+    return content.removesuffix("\n").split("\n")
 
 
 def _read_rows(path: Path) -> list[Any] | dict[str, list[Any]]:

@@ -27,6 +27,7 @@ ALLOWED = {
     "diagnosis": {"runtime", "bench"} | LEAVES,
     "pictures": LEAVES,
     "arrays": {"runtime"} | LEAVES,
+    "running": {"runtime", "arrays", "pictures"} | LEAVES,
     "quantization": {"runtime", "lowering", "parity", "bench", "arrays"} | LEAVES,
     "conversion": {"runtime", "lowering", "parity", "bench", "quantization", "arrays"} | LEAVES,
     "recipes": {"runtime", "lowering", "parity", "bench", "quantization", "conversion", "arrays", "pictures"} | LEAVES,

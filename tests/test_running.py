@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from edgeseq.errors import InputMismatch, InvalidFile, OutputExists, WrongUsage
 from edgeseq.running import run_file
@@ -109,10 +109,12 @@ def values(report: Any) -> dict[str, Any]:
 
 
 def test_texts_from_a_file_json_lines_and_stdin(words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = ["Good bad!", "", "good good unheard good"]
-    expected = {"y": [[0, 2, 4], [0, 0, 0], [2, 18, 2]]}
+    texts = ["Good bad!", "", "good good unheard good", "one \u2028 text\x85 bad"]
+    expected = {"y": [[0, 2, 4], [0, 0, 0], [2, 18, 2], [18, 18, 4]]}
     (tmp_path / "t.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, texts)), encoding="utf-8")
+    (tmp_path / "t.jsonl").write_text(
+        "\n".join(json.dumps(text, ensure_ascii=False) for text in texts), encoding="utf-8"
+    )
     (tmp_path / "o.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
     for name in ("t.txt", "t.jsonl", "o.jsonl"):
         assert values(run_file(words, tmp_path / name, raw=True)) == expected

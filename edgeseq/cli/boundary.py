@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -26,10 +27,7 @@ _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     as_json, debug = "--json" in arguments, "--debug" in arguments
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # What the terminal cannot show is shown escaped: a success must not end as an encoding error.
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     exit_code = 0
     try:
         with quiet(debug=debug):
@@ -84,11 +82,12 @@ def _report(error: BaseException, *, as_json: bool) -> int:
             exit_code=exit_code,
             details={name: plain(value) for name, value in details.items() if not name.startswith("_")},
         )
-        try:
+        with contextlib.suppress(OSError):
             sys.stdout.write(to_json(ErrorDocument(error=failure)) + "\n")
-            sys.stdout.flush()
-        except BrokenPipeError:
-            _discard_stdout()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard_stdout()
     sys.stderr.write("\n".join([f"{label}: {message}", *(f"note: {note}" for note in notes)]) + "\n")
     return exit_code
 
@@ -114,7 +113,19 @@ def _in_words(error: BaseException) -> tuple[str, str, int, tuple[str, ...]]:
     return "error", f"this is a bug in edgeseq, not a fault of your input ({text})", BUG, (advice,)
 
 
+def _prepare_streams() -> None:
+    """Streams that can be written to, whatever the process was started with."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # Closed by the caller, as in `edgeseq ... >&-`: what would go there is not wanted.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it stays open to the end
+        elif isinstance(stream, io.TextIOWrapper):
+            # What the terminal cannot show is shown escaped: a success must not end as an encoding error.
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _discard_stdout() -> None:
-    """Point stdout at nothing: Python would flush it at exit, and complain on stderr about the closed pipe."""
+    """Point stdout at nothing: Python would flush it at exit, and complain on stderr where that fails."""
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), sys.stdout.fileno())

@@ -74,8 +74,9 @@ def _show(report: RunReport, out: Console) -> None:
         out.print(f"{output.name}: {output.dtype}, {axes}", soft_wrap=True)
         if report.output_path is None:
             values = np.array(output.values, dtype=output.dtype)
-            out.print(np.array2string(
-                values, threshold=_SHOWN, precision=6, suppress_small=True, max_line_width=out.width
-            ), soft_wrap=True)
+            out.print(
+                np.array2string(values, threshold=_SHOWN, precision=6, suppress_small=True, max_line_width=out.width),
+                soft_wrap=True,
+            )
     if report.output_path is not None:
         out.print(f"wrote {report.output_path}", soft_wrap=True)

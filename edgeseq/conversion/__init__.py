@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgeseq.errors import MissingExtra
 
 try:
-    from edgeseq.conversion.export import export
+    from edgeseq.conversion.exporting import export
     from edgeseq.conversion.report import ExportReport
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] not in ("tensorflow", "keras", "tf2onnx", "onnx", "onnx_ir", "h5py"):

@@ -60,7 +60,7 @@ class Builder:
             return self._constants[key]
         name = f"{self.scope}.constant.{len(self._initializers)}"
         tensor = ir.tensor(array, name=name)
-        made = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+        made = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
         self._initializers.append(made)
         if key is not None:
             self._constants[key] = made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from edgeseq.diagnosis import tiny_model
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def refused(ran: Any, code: int, *said: str) -> None:
@@ -184,6 +187,27 @@ def test_what_the_system_refuses_is_no_bug(
 
     monkeypatch.setattr("edgeseq.inspection.inspect", refuse)
     refused(edgeseq_command("inspect", made.onnx), code, said)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_output_that_cannot_be_written_is_an_error(made: Any, options: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "edgeseq", "inspect", made.onnx, *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+            timeout=60,
+        )
+    assert ran.returncode == 3
+    assert ran.stderr == "error: [Errno 28] No space left on device\n"
+
+
+def test_closed_streams_are_no_error(made: Any) -> None:
+    command = f'"{sys.executable}" -m edgeseq inspect "{made.onnx}" >&- 2>&-'
+    assert subprocess.run(command, shell=True, cwd=REPOSITORY, timeout=60).returncode == 0
 
 
 def test_a_reader_that_goes_away_changes_nothing(edgeseq_process: Any, made: Any) -> None:

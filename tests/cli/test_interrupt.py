@@ -15,7 +15,7 @@ import edgeseq.conversion
 def verify(*arguments, **options):
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(30)
-sys.modules["edgeseq.conversion.export"].verify = verify
+sys.modules["edgeseq.conversion.exporting"].verify = verify
 """
 
 
