@@ -148,7 +148,7 @@ def _read_inputs(inputs: StrPath, *, raw: bool) -> Any:
     if path.suffix == ".jsonl":
         return _read_rows(path)
     if path.suffix not in READABLE:
-        raise WrongUsage(f"inputs must be .npz, .npy, .txt, .jsonl, or - for texts on stdin; got {path.name}")
+        raise WrongUsage(f"inputs must be .npz, .npy, .txt, .jsonl, or - for texts on stdin; got {os.fspath(inputs)}")
     return read_arrays(path, "inputs")
 
 

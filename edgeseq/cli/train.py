@@ -161,7 +161,7 @@ def _show(report: TrainingReport, out: Console) -> None:
 
     out.print(
         f"{report.model_path}: {report.recipe}, {report.parameters:,} parameters, {report.samples:,} training samples, "
-        f"{report.epochs} epochs (best: {report.best_epoch}), {report.seconds:.0f} s",
+        f"best of {report.epochs} epochs: {report.best_epoch}, {report.seconds:.0f} s",
         soft_wrap=True,
     )
     heads = ("model", "baseline") if report.baseline else ("model",)

@@ -18,13 +18,14 @@ from tf2onnx import optimizer, tf_loader, tfonnx
 from edgeseq.errors import UnsupportedOp, WrongUsage
 
 MARKER_DOMAIN = "edgeseq"
-MARKER_OP = "Marker"
+# Told by its name alone: inside the branches of a condition tf2onnx forgets the domain.
+MARKER_OP = "EdgeseqMarker"
 OPSETS = range(15, 19)
 """Opsets that both tf2onnx and the lowering can write."""
 
 
 def to_onnx(function: Any, input_names: Sequence[str], output_names: Sequence[str], *, opset: int) -> ir.Model:
-    """Convert a concrete function of flat tensors; its markers become nodes ``edgeseq::Marker`` with a `token`.
+    """Convert a concrete function of flat tensors; its markers become nodes ``EdgeseqMarker`` with a `token`.
 
     Raises WrongUsage for an opset that cannot be written and UnsupportedOp for TensorFlow ops that ONNX lacks.
     """
@@ -67,11 +68,8 @@ def _refuse_unknown_ops(graph: onnx.GraphProto) -> None:
 
     def visit(graph: onnx.GraphProto) -> None:
         for node in graph.node:
-            if node.domain in ("", "ai.onnx"):
-                if not onnx.defs.has(node.op_type):
-                    unknown.add(node.op_type)
-            elif (node.domain, node.op_type) != (MARKER_DOMAIN, MARKER_OP):
-                unknown.add(f"{node.domain}::{node.op_type}")
+            if node.op_type != MARKER_OP and not onnx.defs.has(node.op_type, node.domain):
+                unknown.add(f"{node.domain}::{node.op_type}" if node.domain else node.op_type)
             for attribute in node.attribute:
                 for inner in [attribute.g, *attribute.graphs]:
                     visit(inner)

@@ -28,7 +28,7 @@ from edgeseq.conversion.reference import Answers, Trial, keras_answers
 from edgeseq.conversion.report import ExportReport
 from edgeseq.conversion.signature import Signature, read_signature
 from edgeseq.conversion.verify import final_states, verify
-from edgeseq.errors import InputMismatch, LoopRefused, ParityFailed, WrongUsage
+from edgeseq.errors import InputMismatch, LoopRefused, ParityFailed, UnsupportedLayer, WrongUsage
 from edgeseq.runtime import preprocessing as steps
 from edgeseq.runtime.golden import Golden, write_golden
 from edgeseq.runtime.manifest import METADATA_KEY, Manifest, MaskSpec, TensorSpec, ThreadAdvice
@@ -69,6 +69,7 @@ def export(
     target_path = _check_arguments(output, target, overwrite)
     model = load_model(model_or_path)
     preprocessing = _preprocessing(preprocessing, model_or_path)
+    _refuse_other_precisions(model)
     signature = read_signature(model, samples)
     given = None if samples is None else _flat_samples(samples, signature)
     stateful = streaming or streams.has_state(model)
@@ -154,6 +155,16 @@ def _check_arguments(output: files.StrPath, target: str, overwrite: bool) -> Pat
     if path.suffix != ".onnx":
         raise WrongUsage(f"output must end in .onnx, got {path.name}")
     return path
+
+
+def _refuse_other_precisions(model: Any) -> None:
+    """Half and double precision: onnxruntime lacks ops for them on the CPU, or rounds in other places."""
+    for layer in model._flatten_layers():
+        if layer.compute_dtype in ("float16", "bfloat16", "float64"):
+            raise UnsupportedLayer(
+                layer.name,
+                f"it computes in {layer.compute_dtype}; only float32 is exported. Load the model with dtype='float32'",
+            )
 
 
 def _preprocessing(given: Mapping[str, Any] | None, model_or_path: Any) -> Mapping[str, Any] | None:

@@ -37,10 +37,6 @@ def read_layer(
     """
     kind = kind_of(layer)
     cell = layer.cell
-    if layer.compute_dtype != "float32":
-        raise UnsupportedLayer(
-            layer.name, f"it computes in {layer.compute_dtype}; only float32 is exported. Load it with dtype='float32'"
-        )
     return RecurrentSpec(
         layer=named or layer.name,
         layer_type=type(layer).__name__,

@@ -34,7 +34,7 @@ def place_markers(model: ir.Model, trace: Trace, *, lowering_name: str = "auto",
     states: list[StateSpec] = []
     for graph in [model.graph, *model.graph.subgraphs()]:
         for node in list(graph):
-            if (node.domain, node.op_type) != (MARKER_DOMAIN, MARKER_OP):
+            if node.op_type != MARKER_OP:
                 continue
             token = node.attributes.get_string("token")
             if token in trace.weights:

@@ -69,7 +69,65 @@ def unequal():
     return sequential(L.Bidirectional(L.LSTM(3, return_sequences=True), backward_layer=backward))
 
 
+def mask_as_input():
+    x, mask = keras.Input((6, 4), name="x"), keras.Input((6,), dtype="bool", name="mask")
+    return keras.Model([x, mask], L.LSTM(3, return_sequences=True)(x, mask=mask))
+
+
+def state_as_input():
+    x, state = keras.Input((None, 4), name="x"), keras.Input((3,), name="state")
+    return keras.Model([x, state], L.GRU(3)(L.Masking()(x), initial_state=state))
+
+
+def attention():
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    h = L.Bidirectional(L.LSTM(4, return_sequences=True))(L.Embedding(30, 8, mask_zero=True)(ids))
+    return keras.Model(ids, L.Dense(2)(L.GlobalMaxPooling1D()(L.Attention()([h, h]))))
+
+
+def passed_through_and_twice():
+    x = keras.Input((None, 4), name="x")
+    y = L.LSTM(3, name="y")(x)
+    return keras.Model(x, [x, y, y])
+
+
+def normalized():
+    layer = L.Normalization()
+    layer.adapt(np.random.default_rng(0).normal(3, 2, (50, 4)).astype(np.float32))
+    return sequential(layer, L.LSTM(3))
+
+
+class Branch(L.Layer):
+    """Recurrent layers inside a condition on the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = L.LSTM(3), L.GRU(3)
+
+    def build(self, shape):
+        self.one.build(shape)
+        self.other.build(shape)
+
+    def call(self, x):
+        return keras.ops.cond(keras.ops.sum(x) > 0, lambda: self.one(x), lambda: self.other(x))
+
+    def compute_output_shape(self, shape):
+        return shape[0], 3
+
+
 CASES = {
+    "a Boolean mask passed in": mask_as_input,
+    "an initial state passed in": state_as_input,
+    "masked attention": attention,
+    "an input passed through, an output twice": passed_through_and_twice,
+    "normalized": normalized,
+    "inside a condition": lambda: sequential(Branch()),
+    "convolutions in TimeDistributed": lambda: sequential(
+        L.TimeDistributed(L.Conv2D(3, 3, activation="relu")),
+        L.TimeDistributed(L.Flatten()),
+        L.LSTM(5),
+        shape=(4, 8, 8, 1),
+    ),
     "embedding and LSTM": lambda: sequential(
         L.Embedding(50, 8), L.LSTM(6), L.Dense(1, activation="sigmoid"), shape=(20,), dtype="int32"
     ),
@@ -198,6 +256,8 @@ def test_native_and_exact(name, tmp_path, randomized):
         arrays[spec.name] = (
             random.integers(0, 30, shape).astype(spec.dtype)
             if spec.dtype == "int32"
+            else random.random(shape) < 0.6
+            if spec.dtype == "bool"
             else random.normal(size=shape).astype(spec.dtype)
         )
     nested_inputs = edgeseq.runtime.structure.nest(arrays, runtime.manifest.input_structure)
