@@ -34,7 +34,7 @@ def to_onnx(function: Any, input_names: Sequence[str], output_names: Sequence[st
     captured = {id(tensor) for tensor in function.graph.internal_captures}
     inputs = [tensor.name for tensor in function.inputs if id(tensor) not in captured]
     outputs = [tensor.name for tensor in function.outputs]
-    with _numpy_1_names(), _quiet():
+    with working_tf2onnx():
         frozen = tf_loader.from_function(function, inputs, outputs)
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(frozen, name="")
@@ -83,25 +83,20 @@ def _refuse_unknown_ops(graph: onnx.GraphProto) -> None:
 
 
 @contextlib.contextmanager
-def _numpy_1_names() -> Iterator[None]:
-    """tf2onnx 1.17 still asks NumPy for names that NumPy 2 dropped."""
+def working_tf2onnx() -> Iterator[None]:
+    """tf2onnx with the NumPy names that it still asks for and NumPy 2 dropped, and without its log lines.
+
+    What matters in those becomes an exception.
+    """
     missing = [(name, value) for name, value in (("object", object), ("bool", np.bool_)) if name not in vars(np)]
-    for name, value in missing:
-        setattr(np, name, value)
-    try:
-        yield
-    finally:
-        for name, _ in missing:
-            delattr(np, name)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep tf2onnx's log lines from the user: what matters in them becomes an exception."""
     logger = logging.getLogger(tf2onnx.__name__)
     level = logger.level
+    for name, value in missing:
+        setattr(np, name, value)
     logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         logger.setLevel(level)
+        for name, _ in missing:
+            delattr(np, name)

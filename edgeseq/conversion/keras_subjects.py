@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from edgeseq.bench.subjects import (
     file_subjects,
     model_size_bytes,
 )
+from edgeseq.conversion.bridge import working_tf2onnx
 from edgeseq.conversion.load import load_model
 from edgeseq.conversion.reference import reset_states
 from edgeseq.errors import WrongUsage
@@ -138,20 +138,12 @@ def _exporter() -> Iterator[None]:
     tfonnx, graph = (importlib.import_module(name) for name in ("tf2onnx.tfonnx", "tf2onnx.graph"))
     places = ((tfonnx, "rewrite_constant_fold"), (graph.Node, "get_value_attr"))
     before = [(owner, name, getattr(owner, name)) for owner, name in places]
-    numpy_has_object = "object" in vars(np)
-    if not numpy_has_object:
-        np.object = object  # type: ignore[attr-defined]
-    logger = logging.getLogger("tf2onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
     patch = importlib.import_module("keras.src.export.tf2onnx_lib").patch_tf2onnx
     # It remembers that it has patched: without this it would not do so a second time.
     patch.cache_clear()
     try:
-        yield
+        with working_tf2onnx():
+            yield
     finally:
-        logger.setLevel(level)
         for owner, name, original in before:
             setattr(owner, name, original)
-        if not numpy_has_object:
-            del np.object  # type: ignore[attr-defined]

@@ -1,0 +1,69 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from edgeseq import errors, files
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), files.whole_file(path) as temporary:
+        temporary.write_text("half")
+        assert path.read_text() == "old"
+        raise KeyboardInterrupt
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+    assert path.read_text() == "old"
+
+
+def test_a_file_takes_its_place_at_the_end(tmp_path):
+    with files.whole_file(tmp_path / "a.keras") as temporary:
+        assert temporary.suffix == ".keras"
+        assert temporary.parent == tmp_path
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "a.keras").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path):
+    files.write_bytes(tmp_path / "ours", b"")
+    (tmp_path / "others").write_bytes(b"")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "others").stat().st_mode
+
+
+def test_a_folder_takes_the_place_of_an_older_one(tmp_path):
+    folder = tmp_path / "golden"
+    for content in ("old", "new"):
+        with files.whole_folder(folder) as temporary:
+            (temporary / content).write_text(content)
+    assert [entry.name for entry in folder.iterdir()] == ["new"]
+    with pytest.raises(RuntimeError), files.whole_folder(folder) as temporary:
+        (temporary / "half").write_text("half")
+        raise RuntimeError
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["golden", "new"]
+
+
+def test_outputs_are_checked_before_the_work(tmp_path):
+    path = tmp_path / "there"
+    path.write_text("")
+    with pytest.raises(errors.OutputExists, match="--overwrite"):
+        files.check_output(path)
+    assert files.check_output(path, overwrite=True) == path
+    with pytest.raises(errors.WrongUsage, match="is a folder"):
+        files.check_output(tmp_path, overwrite=True)
+    with pytest.raises(errors.WrongUsage, match="does not exist"):
+        files.check_output(tmp_path / "nowhere" / "file")
+
+
+def test_errors_are_also_what_python_calls_them(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        files.check_input(tmp_path / "nowhere")
+    (tmp_path / "there").write_text("")
+    with pytest.raises(FileExistsError):
+        files.check_output(tmp_path / "there")
+    with pytest.raises(ValueError, match="is a folder"):
+        files.check_output(tmp_path)
