@@ -120,7 +120,7 @@ class TestInspect:
     def test_what_a_file_holds(self, exported):
         folder, model = exported
         found = edgeseq.inspect(folder / "model.onnx")
-        assert found.parameters == model.count_params() == 182
+        assert found.parameters == model.count_params() == 192
         assert found.ops["LSTM"] == 1
         assert found.loops == 0
         assert [layer.strategy for layer in found.recurrent] == ["fused"]

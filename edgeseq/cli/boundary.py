@@ -17,7 +17,7 @@ from edgeseq.cli.quiet import quiet
 from edgeseq.cli.reply import Reply, plain, to_json
 from edgeseq.errors import EdgeseqError, InvalidFile, Unavailable, WrongUsage
 
-INTERRUPTED = 1
+INTERRUPTED = 130
 BUG = EdgeseqError.exit_code
 
 # Conditions of the machine; any other failure that the system reports is about the file it names.
