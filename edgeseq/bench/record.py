@@ -26,6 +26,13 @@ SCHEMA_VERSION = 1
 T = TypeVar("T")
 
 
+KERAS_PREDICT = "Keras predict"
+"""Name of the subject that calls ``model.predict``."""
+KERAS_EXPORT = "Keras export"
+"""Name of the subject that runs what Keras itself exports."""
+KERAS_SUBJECTS = (KERAS_PREDICT, KERAS_EXPORT)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkResult:
     """One subject, measured."""
@@ -114,6 +121,12 @@ class BenchmarkRun:
     """What kind of document this is."""
     schema_version: int = SCHEMA_VERSION
     """Version of its format."""
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """What the others are held against: Keras's own subjects where they were measured, else the first one."""
+        names = [result.name for result in self.results]
+        return tuple(name for name in KERAS_SUBJECTS if name in names) or (names[0],)
 
     def __getitem__(self, name: str) -> BenchmarkResult:
         for result in self.results:

@@ -10,7 +10,6 @@ from edgeseq import files
 from edgeseq.bench import page, pictures
 from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, read_run, speedup
 from edgeseq.bench.stats import Interval, Ratio, least_count
-from edgeseq.bench.subjects import KERAS_EXPORT, KERAS_PREDICT
 from edgeseq.bench.units import duration, durations, significant, size, times
 from edgeseq.errors import WrongUsage
 
@@ -96,9 +95,9 @@ def save_picture(
 
 
 def _references(run: BenchmarkRun, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    names = [result.name for result in run.results]
     if wanted is None:
-        return tuple(name for name in (KERAS_PREDICT, KERAS_EXPORT) if name in names) or (names[0],)
+        return run.references
+    names = [result.name for result in run.results]
     for name in wanted:
         if name not in names:
             raise WrongUsage(f"no subject is named {name!r}; this run has: {', '.join(names)}")

@@ -16,11 +16,6 @@ from edgeseq.files import StrPath
 from edgeseq.runtime import Model, structure
 from edgeseq.runtime.manifest import TensorSpec
 
-KERAS_PREDICT = "Keras predict"
-"""Name of the subject that calls ``model.predict``."""
-KERAS_EXPORT = "Keras export"
-"""Name of the subject that runs what Keras itself exports."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:

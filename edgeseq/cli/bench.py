@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -57,6 +57,7 @@ def bench(
     """Measure files side by side: latency with intervals, size, speed, and the difference of their answers."""
     from edgeseq.arrays import read_arrays
     from edgeseq.bench import Settings, compare_to_baseline, file_subjects, read_run, run_benchmark, write_run
+    from edgeseq.bench.record import KERAS_SUBJECTS
     from edgeseq.cli.console import progress_bar
     from edgeseq.cli.documents import ComparedRun
     from edgeseq.cli.quiet import import_tensorflow
@@ -66,33 +67,28 @@ def bench(
         check_output(output, overwrite=overwrite)
     old = None if baseline is None else read_run(baseline)
     settings = Settings(min_seconds=min_seconds, max_seconds=max_seconds, seed=seed)
-    subjects = file_subjects(
-        models,
-        providers=tuple(provider or ("cpu",)),
-        threads=threads,
-        batch=batch,
-        time_steps=time_steps,
-        inputs=None if inputs is None else read_arrays(inputs, "inputs"),
-        seed=seed,
-    )
-    own = [subject.name for subject in subjects]
-    if keras is not None:
+    choices: dict[str, Any] = {
+        "providers": tuple(provider or ("cpu",)),
+        "threads": threads,
+        "batch": batch,
+        "time_steps": time_steps,
+        "inputs": None if inputs is None else read_arrays(inputs, "inputs"),
+        "seed": seed,
+    }
+    if keras is None:
+        subjects = file_subjects(models, **choices)
+    else:
         import_tensorflow()
-        from edgeseq.conversion.keras_subjects import keras_subjects
+        from edgeseq.conversion.keras_subjects import side_by_side
 
-        first = subjects[0]
-        subjects = (
-            *keras_subjects(
-                keras, first.fed, provider=first.provider, threads=first.threads, time_steps=first.time_steps
-            ),
-            *subjects,
-        )
+        subjects = side_by_side(keras, models, **choices)
     with progress_bar() as progress:
         measured = run_benchmark(subjects, settings=settings, save_samples=save_samples, progress=progress)
     if output is not None:
         write_run(measured, output, overwrite=overwrite)
     comparison = None if old is None else compare_to_baseline(measured, old)
-    failed = any(measured[name].error is not None for name in own)
+    # A rival that cannot run has that as its result; a file that the user named has failed.
+    failed = any(result.error is not None for result in measured.results if result.name not in KERAS_SUBJECTS)
     return Reply(
         document=measured if comparison is None else ComparedRun.of(measured, comparison),
         show=lambda out: _show(measured, comparison, output, out),
@@ -102,13 +98,10 @@ def bench(
 
 def _show(run: BenchmarkRun, comparison: BaselineComparison | None, output: Path | None, out: Console) -> None:
     from edgeseq.bench.record import speedup
-    from edgeseq.bench.subjects import KERAS_EXPORT, KERAS_PREDICT
     from edgeseq.bench.units import duration, durations, significant, size, times
     from edgeseq.cli.console import notes, section, table
 
-    names = [result.name for result in run.results]
-    references = [name for name in (KERAS_PREDICT, KERAS_EXPORT) if name in names] or names[:1]
-    speeds = [f"vs {name}" for name in references if len(names) > 1]
+    speeds = [f"vs {name}" for name in run.references if len(run.results) > 1]
     heads = ("size", "difference", "p50", "95 % interval", "p90", *speeds, "threads")
     rows = table("", *heads, right=heads)
     for result in run.results:
@@ -123,7 +116,7 @@ def _show(run: BenchmarkRun, comparison: BaselineComparison | None, output: Path
             "-" if interval is None else durations(interval.low, interval.high),
             "-" if result.p90_ns is None else duration(result.p90_ns),
         ]
-        for name in references if speeds else ():
+        for name in run.references if speeds else ():
             ratio = speedup(result, run[name]) if name != result.name else None
             cells.append("-" if ratio is None else times(ratio.value) if ratio.differs else "no difference")
         rows.add_row(*cells, {None: "its own", 0: "all"}.get(result.threads, str(result.threads)))

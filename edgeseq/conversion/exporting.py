@@ -184,7 +184,10 @@ def _preprocessing(given: Mapping[str, Any] | None, model_or_path: Any) -> Mappi
 def _flat_samples(samples: Any, signature: Signature) -> list[Array]:
     """One batch of inputs as flat arrays of the exported dtypes, in the signature's order."""
     names = [spec.name for spec in signature.inputs]
-    if isinstance(samples, Mapping) and set(samples) == set(names):
+    nested = isinstance(signature.input_structure, Mapping) and "dict" in signature.input_structure
+    if isinstance(samples, Mapping) and not (nested and set(samples) == set(signature.input_structure["dict"])):
+        if set(samples) != set(names):
+            raise InputMismatch(f"samples are named {', '.join(samples)}; the model takes {', '.join(names)}")
         arrays = [samples[name] for name in names]
     else:
         arrays = keras.tree.flatten(samples)

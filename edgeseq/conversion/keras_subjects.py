@@ -17,9 +17,8 @@ import keras
 import numpy as np
 
 from edgeseq.bench.answers import flatten
+from edgeseq.bench.record import KERAS_EXPORT, KERAS_PREDICT
 from edgeseq.bench.subjects import (
-    KERAS_EXPORT,
-    KERAS_PREDICT,
     Subject,
     error_text,
     file_sha256,
@@ -38,7 +37,7 @@ def side_by_side(
     model: Any,
     files: Sequence[StrPath],
     *,
-    provider: str = "cpu",
+    providers: Sequence[str] = ("cpu",),
     threads: int | None = None,
     batch: int = 1,
     time_steps: int | None = None,
@@ -48,15 +47,17 @@ def side_by_side(
     """Subjects for one run: Keras `predict` (the reference), Keras's own export, then each of `files`, same inputs.
 
     `model` is the Keras model that the files were exported from, or its path. The inputs are chosen for the first
-    file, and Keras's export runs on as many threads as it does; otherwise as `edgeseq.bench.file_subjects`.
+    file, and Keras's export runs as that does: its provider, its threads. Otherwise as `edgeseq.bench.file_subjects`.
 
     Raises WrongUsage without files, and what opening the model or a file raises.
     """
     ours = file_subjects(
-        files, providers=(provider,), threads=threads, batch=batch, time_steps=time_steps, inputs=inputs, seed=seed
+        files, providers=providers, threads=threads, batch=batch, time_steps=time_steps, inputs=inputs, seed=seed
     )
     first = ours[0]
-    theirs = keras_subjects(model, first.fed, provider=provider, threads=first.threads, time_steps=first.time_steps)
+    theirs = keras_subjects(
+        model, first.fed, provider=first.provider, threads=first.threads, time_steps=first.time_steps
+    )
     return (*(dataclasses.replace(subject, inputs=first.inputs) for subject in theirs), *ours)
 
 

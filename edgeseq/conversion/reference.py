@@ -95,7 +95,7 @@ def keras_answers(model: Any, signature: Signature, given: Sequence[Array] | Non
                 continue
             flat = keras.tree.flatten_with_path(outputs)
             if not names:
-                names = signature.output_names or _made_names(flat)
+                names = signature.output_names or made_names(flat)
                 nest = to_structure(outputs, names)
             values = [keras.ops.convert_to_numpy(value) for _, value in flat]
             if arrays is not alternatives[-1] and not all(np.isfinite(value).all() for value in values):
@@ -172,7 +172,7 @@ def _all_sizes(signature: Signature) -> list[list[Sizes]]:
     return trials
 
 
-def _made_names(flat: Sequence[tuple[Any, Any]]) -> tuple[str, ...]:
+def made_names(flat: Sequence[tuple[Any, Any]]) -> tuple[str, ...]:
     """Names for the outputs of a model that has none: dict keys, else numbers."""
     if len(flat) == 1 and not flat[0][0]:
         return ("output",)

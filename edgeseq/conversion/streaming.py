@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from edgeseq.conversion.reference import Answers, Trial, keras_answers, make_input, reset_states
+from edgeseq.conversion.reference import Answers, Trial, keras_answers, made_names, make_input, reset_states
 from edgeseq.conversion.signature import Signature, to_structure
 from edgeseq.errors import UnsupportedLayer
 from edgeseq.runtime.manifest import TensorSpec
@@ -67,9 +67,8 @@ def answers(model: Any, signature: Signature, given: Sequence[Array] | None, out
     reset_states(model)
     called = [signature.call(*segment) for segment in segments]
     reset_states(model)
+    names = signature.output_names or made_names(keras.tree.flatten_with_path(called[0]))
     flat = [[keras.ops.convert_to_numpy(value) for value in keras.tree.flatten(result)] for result in called]
-    names = signature.output_names
-    assert names is not None
     inputs = {
         spec.name: _end_to_end([segment[index] for segment in segments]) for index, spec in enumerate(signature.inputs)
     }
@@ -78,8 +77,13 @@ def answers(model: Any, signature: Signature, given: Sequence[Array] | None, out
         name: _end_to_end([values[index] for values in flat]) if is_sequence(spec, length) else flat[-1][index]
         for index, (name, spec) in enumerate(zip(names, outputs, strict=True))
     }
+    # The first call alone too: it has the shape that Keras takes.
+    first = Trial(
+        inputs=dict(zip([spec.name for spec in signature.inputs], segments[0], strict=True)),
+        outputs=dict(zip(names, flat[0], strict=True)),
+    )
     return Answers(
-        trials=(Trial(inputs=inputs, outputs=answered),),
+        trials=(first, Trial(inputs=inputs, outputs=answered)),
         output_names=names,
         output_structure=to_structure(called[0], names),
         refused=(),

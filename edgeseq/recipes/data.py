@@ -6,6 +6,7 @@ A data folder holds one folder a data set (`imdb/`, `ett/`, ...), as `_FILES` li
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import os
 import socket
@@ -128,7 +129,7 @@ def _check_reachable(name: str, address: str) -> None:
             request = urllib.request.Request(address, method="HEAD")
             urllib.request.urlopen(request, timeout=CONNECT_SECONDS).close()
             outcome.append(None)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             outcome.append(error)
 
     thread = threading.Thread(target=ask, daemon=True)

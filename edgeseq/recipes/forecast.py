@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from edgeseq.errors import WrongUsage
@@ -54,10 +55,9 @@ def forecast(
 
     def evaluate(model: Any) -> Evaluation:
         predicted = scaler.invert(model.predict(scaler.apply(test.inputs), batch_size=512, verbose=0))
-        return Evaluation(
-            metrics=windows.errors(predicted, test.targets, named),
-            baseline=windows.errors(test.inputs[:, -1], test.targets, named),
-        )
+        metrics = windows.errors(predicted, test.targets, named)
+        baseline = windows.errors(test.inputs[:, -1], test.targets, named)
+        return Evaluation(metrics=metrics, baseline=baseline, notes=_not_beaten(metrics, baseline))
 
     layer = _recurrent(
         cell,
@@ -80,6 +80,12 @@ def forecast(
         preprocessing={"inputs": {"sequence": scaler.step()}, "outputs": {"forecast": scaler.step()}},
         notes=("baseline: the next value is the last one",),
     )
+
+
+def _not_beaten(metrics: Mapping[str, float], baseline: Mapping[str, float]) -> tuple[str, ...]:
+    names = [name for name, value in metrics.items() if value >= baseline[name]]
+    advice = "dropout and penalties on the weights may help (on etth1: dropout 0.3, kernel_l2 and recurrent_l2 3e-4)"
+    return (f"repeating the last value is better in {', '.join(names)}; {advice}",) if names else ()
 
 
 def _recurrent(cell: str, **options: Any) -> Any:

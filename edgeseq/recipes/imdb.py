@@ -33,7 +33,7 @@ def imdb(
     samples: Annotated[int, "training reviews to use, for a short training; 0 uses all"] = 0,
 ) -> Plan:
     """The 10,000 most frequent words; reviews padded or cut to 250 steps as `pad_sequences` does by default."""
-    reviews = _load(request.data)
+    reviews = load_reviews(request.data)
     kept = _some(reviews.train, samples, request.seed)
     train, validation = hold_out(kept, VALIDATION_SHARE, request.seed)
     notes = []
@@ -68,25 +68,26 @@ def _model(cell: str, bidirectional: bool, mask: bool) -> Any:
     return model
 
 
-class _Reviews:
+class Reviews:
     """Both parts of the data set as word ids, with the vocabulary that numbers them."""
 
     def __init__(self, train: Samples, test: Samples, vocabulary: Sequence[str], source: str):
         self.train, self.test, self.vocabulary, self.source = train, test, vocabulary, source
 
 
-def _load(named: Path | None) -> _Reviews:
+def load_reviews(named: Path | None) -> Reviews:
+    """The reviews of a data folder that was named, of the usual places, or of Keras's public loader."""
     folder = data.locate("imdb", named)
     return _from_files(folder) if folder else _from_keras()
 
 
-def _from_files(folder: Path) -> _Reviews:
+def _from_files(folder: Path) -> Reviews:
     texts, labels = readers.read_reviews(folder / "train.jsonl.gz")
     test_texts, test_labels = readers.read_reviews(folder / "test.jsonl.gz")
     vocabulary = text.commonest_words(texts, WORD_IDS - text.FIRST_ID)
     # The very code that a device runs on raw texts, so that training and use cannot drift apart.
     encode = Preprocessing(_preprocessing(vocabulary)).before
-    return _Reviews(
+    return Reviews(
         Samples(inputs=encode({"tokens": texts})["tokens"], targets=labels),
         Samples(inputs=encode({"tokens": test_texts})["tokens"], targets=test_labels),
         vocabulary,
@@ -94,7 +95,7 @@ def _from_files(folder: Path) -> _Reviews:
     )
 
 
-def _from_keras() -> _Reviews:
+def _from_keras() -> Reviews:
     def load() -> Any:
         import keras
 
@@ -104,7 +105,7 @@ def _from_keras() -> _Reviews:
     # Ranks count from 1, and the word of rank 1 has the first id.
     vocabulary = sorted(ranks, key=lambda word: int(ranks[word]))[: WORD_IDS - text.FIRST_ID]
     train, test = (Samples(inputs=_padded(ids), targets=np.asarray(labels)) for ids, labels in (train, test))
-    return _Reviews(train, test, vocabulary, "keras.datasets.imdb")
+    return Reviews(train, test, vocabulary, "keras.datasets.imdb")
 
 
 def _preprocessing(vocabulary: Sequence[str]) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class Evaluation:
     """Name -> value on the test data."""
     baseline: Mapping[str, float] = field(default_factory=dict)
     """The same measures for the plain guess that the model has to beat; empty where there is none."""
+    notes: tuple[str, ...] = ()
+    """What the figures alone do not say."""
 
 
 @dataclass(frozen=True, kw_only=True)

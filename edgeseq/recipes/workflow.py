@@ -122,7 +122,7 @@ def _train_and_write(
     with files.whole_file(target) as temporary:
         plan.model.save(temporary)
     checkpoint.discard(target)
-    notes = list(plan.notes)
+    notes = [*plan.notes, *evaluation.notes]
     if resumed:
         notes.append(f"resumed after epoch {resumed} from the checkpoint of an interrupted training")
     if state.stopped:

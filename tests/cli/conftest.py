@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -37,6 +36,12 @@ class Ran:
         assert command in SCHEMA["commands"]
         jsonschema.Draft202012Validator({**SCHEMA, "$ref": f"#/commands/{command}"}).validate(found)
         return found
+
+
+@pytest.fixture(autouse=True)
+def _width_of_no_terminal(monkeypatch):
+    """pytest-xdist gives its workers 80 columns, whatever the terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture
@@ -76,7 +81,6 @@ def edgeseq_process() -> Callable[..., subprocess.Popen[str]]:
             env=environment,
         )
 
-    assert signal.SIGINT
     return start
 
 

@@ -115,7 +115,7 @@ def test_a_refused_layer_is_named(edgeseq_command: Any, tmp_path: Path) -> None:
 
 
 def test_parity_failure_prints_its_table(edgeseq_command: Any, made: Any) -> None:
-    # An other model's answers, and a tolerance below what float32 can hold.
+    # A tolerance below what float32 can hold.
     ran = edgeseq_command("check", made.onnx, "--tolerance", "1e-12")
     assert ran.code == 1
     assert "beyond" in ran.out

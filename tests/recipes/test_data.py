@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import gzip
 import socket
-import time
+import threading
+from unittest.mock import Mock
 
+import keras
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ import edgeseq
 from edgeseq.errors import DataUnavailable, InvalidFile, MissingInput
 from edgeseq.recipes import data, readers, train
 from edgeseq.recipes.frames import make_films
+from edgeseq.recipes.registry import RECIPES, Request
 
 
 @pytest.fixture
@@ -159,14 +162,54 @@ def test_without_data_and_network_the_error_says_where_to_get_it(recipe, nowhere
 
 
 def test_a_server_that_never_answers_is_given_up(nowhere, monkeypatch):
-    monkeypatch.setattr(data, "CONNECT_SECONDS", 0.2)
+    answered = threading.Event()
 
     def silent(*arguments, **keywords):
-        time.sleep(30)
+        answered.wait(30)
+        raise OSError("too late")
 
+    monkeypatch.setattr(data, "CONNECT_SECONDS", 0.2)
     monkeypatch.setattr(socket, "create_connection", silent)
     with pytest.raises(DataUnavailable, match="did not answer within"):
-        data.load_public("imdb", ("imdb.npz",), lambda: None)
+        data.load_public("imdb", ("imdb.npz",), lambda: pytest.fail("the loader was called"))
+    answered.set()
+
+
+def test_a_public_loader_that_fails_is_said(tmp_path, monkeypatch):
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "imdb.npz").touch()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+
+    def load():
+        raise ValueError("Incomplete or corrupted file detected")
+
+    with pytest.raises(DataUnavailable, match=r"its public loader failed \(Incomplete.*ai\.stanford\.edu"):
+        data.load_public("imdb", ("imdb.npz",), load)
+
+
+def test_reviews_of_the_public_loader_have_the_same_ids(nowhere, monkeypatch):
+    def load_data(num_words):
+        reviews = [[1, 4, 5] * 100, [1, 9_999, 2]]
+        return (reviews, np.array([0, 1])), (reviews, np.array([0, 1]))
+
+    ranks = {f"word{rank}": rank for rank in range(12_000, 0, -1)}
+    monkeypatch.setattr(keras.datasets.imdb, "load_data", load_data)
+    monkeypatch.setattr(keras.datasets.imdb, "get_word_index", lambda: ranks)
+    monkeypatch.setattr(data, "_check_reachable", Mock())
+    plan = RECIPES["imdb"].prepare(
+        Request(data=None, epochs=None, batch_size=None, seed=0),
+        cell="lstm",
+        bidirectional=False,
+        mask=False,
+        samples=0,
+    )
+    assert plan.source == "keras.datasets.imdb"
+    step = plan.preprocessing["inputs"]["tokens"]
+    # The word of rank 1 has the id 4, and the last of the 10,000 ids is 9,999.
+    assert (step["vocabulary"][0], step["vocabulary"][-1]) == ("word1", "word9996")
+    inputs = np.concatenate([plan.train.inputs, plan.validation.inputs])
+    assert inputs.shape == (2, 250)
+    assert sorted(inputs[:, -1].tolist()) == [2, 5]
 
 
 def test_films_move_and_stay_in_the_frame():

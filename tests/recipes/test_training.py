@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from edgeseq.errors import InvalidFile, NegativeResult, OutputExists, WrongUsage
-from edgeseq.recipes import checkpoint, train, workflow
+from edgeseq.recipes import checkpoint, train, training, workflow
 from edgeseq.recipes.plan import Evaluation, Plan, Samples, hold_out
-from edgeseq.recipes.registry import RECIPES, Recipe
+from edgeseq.recipes.registry import RECIPES, Recipe, Request
 from edgeseq.runtime.preprocessing import Preprocessing, validate
 
 QUICK = {"cell": "simple_rnn", "bidirectional": False}
@@ -199,6 +199,9 @@ def test_a_name_that_is_no_keras_model_is_refused(tmp_path):
 def one_weight(monkeypatch):
     """A recipe of one weight whose data the test chooses; returns a function that enters it as `tiny`."""
 
+    def weight(trained):
+        return Evaluation(metrics={"weight": float(trained.get_weights()[0][0, 0])})
+
     def enter(targets, **plan):
         def prepare(request):
             inputs = keras.Input((1,))
@@ -210,9 +213,8 @@ def one_weight(monkeypatch):
                 train=data,
                 epochs=request.epochs or 100,
                 batch_size=len(targets),
-                evaluate=lambda trained: Evaluation(metrics={"weight": float(trained.get_weights()[0][0, 0])}),
                 source="made",
-                **plan,
+                **{"evaluate": weight, **plan},
             )
 
         recipe = Recipe(name="tiny", summary="one weight", options=(), prepare=prepare)
@@ -246,6 +248,26 @@ def test_a_training_that_diverges_is_an_error(one_weight, tmp_path):
     with pytest.raises(NegativeResult, match="diverged: loss is nan in epoch 1"):
         train("tiny", tmp_path / "m.keras")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_test_data_is_used_once_after_training(one_weight, tmp_path):
+    seen = []
+
+    def evaluate(model):
+        seen.append(float(model.get_weights()[0][0, 0]))
+        return Evaluation(metrics={})
+
+    one_weight([1.0], validation=None, monitor="loss", evaluate=evaluate)
+    train("tiny", tmp_path / "m.keras", epochs=5)
+    assert seen == [pytest.approx(1 - 0.8**5, rel=1e-5)]
+
+
+def test_stateful_layers_start_every_pass_from_zero(small_data):
+    request = Request(data=small_data, epochs=None, batch_size=None, seed=0)
+    plan = RECIPES["stateful"].prepare(request, many_to_many=False, series="daily-min-temperatures")
+    first = training.score(plan, plan.validation)
+    assert np.any(plan.model.get_layer("lstm").states[0].numpy())
+    assert training.score(plan, plan.validation) == first
 
 
 def test_validation_and_training_parts_share_no_sample():
