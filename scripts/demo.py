@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from edgeseq.bench import Section, read_run, save_picture, write_report
 from edgeseq.bench.record import speedup
 from edgeseq.bench.units import duration, size, times
+from edgeseq.cli.console import console as make_console
+from edgeseq.cli.console import section, table
 from edgeseq.errors import DataUnavailable, EdgeseqError
 from edgeseq.recipes import data, readers
 from edgeseq.runtime import Model
@@ -35,16 +36,16 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="train in full (some 5 minutes more)")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = make_console(sys.stdout)
     started = time.perf_counter()
     try:
         reviews = _find_reviews(options.data)
     except EdgeseqError as error:
         if not isinstance(error, DataUnavailable):
-            console.print(f"error: {error}", markup=False)
+            console.print(f"error: {error}", soft_wrap=True)
             return error.exit_code
-        console.print(f"The film reviews cannot be had ({error})", markup=False)
-        console.print("So this runs on `middle`: three numbers in, the one in the middle out.\n", markup=False)
+        console.print(f"The film reviews cannot be had ({error})", soft_wrap=True)
+        console.print("So this runs on `middle`: three numbers in, the one in the middle out.\n", soft_wrap=True)
         reviews = None
     demo = Demo(options.output, console)
     if reviews is None:
@@ -63,6 +64,8 @@ class Demo:
         self.sections: list[Section] = []
 
     def imdb(self, reviews: Reviews, data_folder: Path | None, *, full: bool) -> None:
+        if not full:
+            self.console.print("A short training comes first, some three minutes on two cores; --full trains in full.")
         where = ("--data", str(data_folder)) if data_folder else ()
         training = self.run(
             "train", "imdb", "-o", self.path("imdb.keras"), *(() if full else SHORT), *where, "--overwrite", "--json"
@@ -138,12 +141,10 @@ class Demo:
             parity[file] = max(output["max_rel"] for output in checked["outputs"])
         rows = self.summary(run, parity, dict(accuracies))
         if predictions:
-            table = Table(title="Reviews that the training did not see, read as raw text by imdb-int8.onnx")
-            for column in ("review", "answer", "its author"):
-                table.add_column(column)
+            shown = table("review", "answer", "its author")
             for row in predictions:
-                table.add_row(*row)
-            self.console.print(table)
+                shown.add_row(*row)
+            section(self.console, "\nReviews that the training did not see, read as raw text by imdb-int8.onnx", shown)
         before = [
             Section(title="Summary", headers=HEADERS, rows=rows),
             Section(
@@ -185,12 +186,10 @@ class Demo:
                     *ratios,
                 )
             )
-        table = Table(title="Batch 1, one thread, side by side in one run")
-        for header in HEADERS:
-            table.add_column(header, justify="left" if header == "" else "right")
+        shown = table(*HEADERS, right=HEADERS[1:])
         for row in rows:
-            table.add_row(*row)
-        self.console.print(table)
+            shown.add_row(*row)
+        section(self.console, "\nBatch 1, one thread, side by side in one run", shown)
         return tuple(rows)
 
     def path(self, name: str) -> str:
@@ -201,7 +200,7 @@ class Demo:
         as_json = "--json" in arguments
         shown = [argument for argument in arguments if argument not in ("--json", "--overwrite")]
         if show:
-            self.console.print(f"\n[bold]$ edgeseq {shlex.join(shown)}[/bold]", highlight=False)
+            self.console.print(f"\n$ edgeseq {shlex.join(shown)}", style="bold", soft_wrap=True)
         command = [sys.executable, "-m", "edgeseq", *arguments]
         finished = subprocess.run(command, stdout=subprocess.PIPE if as_json else None, text=True)
         if finished.returncode:
@@ -210,7 +209,7 @@ class Demo:
             return {}
         document = json.loads(finished.stdout)
         if show and arguments[0] == "train":
-            self.console.print(_training_text(document), highlight=False)
+            self.console.print(_training_text(document), soft_wrap=True)
         return document
 
 

@@ -78,6 +78,7 @@ def _show(report: QuantizationReport, out: Console) -> None:
         reasons = [tried.reason for tried in layer.candidates if tried.verdict == "chosen"] or [
             f"{tried.name}: {tried.reason}" for tried in layer.candidates
         ]
+        reasons = reasons or ["no form applies"]
         layers.add_row(layer.name, layer.op_type, size(layer.weight_bytes), layer.chosen, "; ".join(reasons))
     section(out, "Layers", layers)
     ratio = report.source_size_bytes / report.size_bytes
