@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -95,8 +94,12 @@ def restore(output: Path, model: Any) -> TrainingState:
 
 
 def discard(output: Path) -> None:
-    """Remove the checkpoint beside `output`, with whatever a killed writer left in its folder."""
-    shutil.rmtree(folder_of(output), ignore_errors=True)
+    """Remove the checkpoint beside `output`, with whatever a killed writer left; other files in its folder stay."""
+    folder = folder_of(output)
+    for file in (folder / _FILE, *folder.glob(f".{Path(_FILE).stem}.*")):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _variables(model: Any) -> list[Any]:

@@ -110,13 +110,14 @@ def _train_and_write(
     if progress is not None:
         progress("testing", 0, 1)
     evaluation = plan.evaluate(plan.model)
+    kept_epoch = state.best_epoch if plan.best_weights else state.epoch
     beside = _sidecars(target)
     if plan.preprocessing is None:
         beside["preprocessing"].unlink(missing_ok=True)
     else:
         files.write_json(beside["preprocessing"], plan.preprocessing)
-    files.write_json(beside["history"], {**settings, "best_epoch": state.best_epoch, "history": state.history})
-    curves.draw(beside["curves"], target.stem, state.history, state.best_epoch)
+    files.write_json(beside["history"], {**settings, "best_epoch": kept_epoch, "history": state.history})
+    curves.draw(beside["curves"], target.stem, state.history, kept_epoch)
     # The model comes last: where it is, all is.
     training.reset_states(plan.model)
     with files.whole_file(target) as temporary:
@@ -137,7 +138,7 @@ def _train_and_write(
         curves_path=str(beside["curves"]),
         samples=len(plan.train),
         epochs=state.epoch,
-        best_epoch=state.best_epoch if plan.best_weights else state.epoch,
+        best_epoch=kept_epoch,
         resumed_epochs=resumed,
         batch_size=plan.batch_size,
         seed=settings["seed"],
