@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from edgeseq import files
 
@@ -28,6 +29,7 @@ def draw(path: Path, title: str, history: Mapping[str, Sequence[float]], best_ep
         if _spans_decades(history[name]):
             axes.set_yscale("log")
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(name)
         axes.legend()
     with files.whole_file(path) as temporary:

@@ -22,7 +22,8 @@ _TAKEN = {"f": "biuf", "i": "biuf", "u": "biuf", "b": "biu"}
 class Feed:
     """The checks for a file's inputs, made once and shared by all calls: it holds nothing of a call."""
 
-    def __init__(self, specs: Sequence[TensorSpec], input_structure: Structure):
+    def __init__(self, specs: Sequence[TensorSpec], input_structure: Structure, *, refuse_nan: bool = False):
+        self._refuse_nan = refuse_nan
         self._structure = input_structure
         self._specs = tuple((spec.name, np.dtype(spec.dtype), spec.axes) for spec in specs)
         self._names = [spec.name for spec in specs]
@@ -57,6 +58,8 @@ class Feed:
             if type(array) is not np.ndarray or array.dtype != dtype:
                 array = _converted(name, array, dtype)
             check_shape(name, array, axes, lengths)
+            if self._refuse_nan and dtype.kind == "f" and np.isnan(array).any():
+                _raise_nan(name, array)
             arrays[name] = array
         return arrays
 
@@ -80,6 +83,15 @@ def check_shape(name: str, array: np.ndarray, axes: Axes, lengths: Lengths, *, k
     elif 0 in array.shape:
         message += ". No axis may be empty"
     raise InputMismatch(message, name)
+
+
+def _raise_nan(name: str, array: np.ndarray) -> None:
+    where = ", ".join(str(int(index)) for index in np.argwhere(np.isnan(array))[0])
+    raise InputMismatch(
+        f"input '{name}' holds NaN, first at [{where}]. Keras would answer NaN, but onnxruntime's LSTM and GRU answer "
+        "a number that looks right. Fill or mask such steps first",
+        name,
+    )
 
 
 def shape_of(axes: Axes, lengths: Lengths) -> tuple[int, ...]:

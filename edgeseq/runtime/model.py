@@ -55,7 +55,8 @@ class Model:
         else:
             signature.check(path, self.session, manifest)
         self.manifest: Manifest = manifest
-        self.feed = Feed(manifest.inputs, manifest.input_structure)
+        # A recurrent op loses a NaN; a file of others has no layers in its manifest, and is run as it is.
+        self.feed = Feed(manifest.inputs, manifest.input_structure, refuse_nan=bool(manifest.recurrent))
         self._output_names = [spec.name for spec in manifest.outputs]
         self._single_output = isinstance(manifest.output_structure, str)
 

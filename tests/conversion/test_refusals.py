@@ -254,3 +254,15 @@ def test_the_same_model_gives_the_same_bytes_in_every_process(tmp_path):
             env={**os.environ, "PYTHONHASHSEED": str(index + 1)},
         )
     assert (tmp_path / "0.onnx").read_bytes() == (tmp_path / "1.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_nan_is_refused_because_onnxruntime_would_lose_it(streaming, tmp_path):
+    model = sequential(L.LSTM(3))
+    edgeseq.export(model, tmp_path / "model.onnx", streaming=streaming)
+    runtime = Model(tmp_path / "model.onnx")
+    x = np.ones((2, 5, 4), np.float32)
+    x[1, 3, 2] = np.nan
+    assert np.isnan(model(x)[1]).all()
+    with pytest.raises(errors.InputMismatch, match=r"input 'x' holds NaN, first at \[1, 3, 2\]"):
+        runtime.stream(batch=2).step(x) if streaming else runtime(x)
