@@ -6,12 +6,12 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgeseq.errors import MissingInput, OutputExists, WrongUsage
+from edgeseq.errors import InvalidFile, MissingInput, OutputExists, WrongUsage
 
 StrPath = str | os.PathLike[str]
 
@@ -47,16 +47,12 @@ def whole_file(path: StrPath) -> Iterator[Path]:
     The temporary name keeps the suffix, because some writers choose their format by it.
     """
     target = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _beside(target)
+    # Made with the permissions that any new file would have, and only if nothing is there.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
         _flush(temporary)
-        # mkstemp makes files private; the result should have the permissions any new file would have.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -66,24 +62,42 @@ def whole_file(path: StrPath) -> Iterator[Path]:
 def whole_folder(path: StrPath) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`, else it is removed."""
     target = Path(path)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    temporary, old = _beside(target), _beside(target)
+    temporary.mkdir()
     try:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 _flush(file)
-        temporary.chmod(0o755)
         if target.exists():
-            shutil.rmtree(target)
+            # Only after the new one is in its place does the old one go.
+            target.replace(old)
         temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(target: Path) -> Path:
+    """A name in the same folder, and so on the same disk, that nothing has yet."""
+    return target.with_name(f".{target.stem}.{uuid.uuid4().hex}{target.suffix}")
 
 
 def write_bytes(path: StrPath, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_bytes(data)
+
+
+def read_json(path: StrPath) -> Any:
+    """The document in a JSON file; raises MissingInput when there is none, InvalidFile when it is not JSON."""
+    found = check_input(path)
+    try:
+        return json.loads(found.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InvalidFile(path, f"not JSON ({error})") from error
 
 
 def write_json(path: StrPath, document: Any) -> None:

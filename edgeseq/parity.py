@@ -72,12 +72,19 @@ def compare(
     saved beside the file. `inputs` are what the model takes; None means the golden samples' inputs. `tolerance`
     defaults to the file's own on the CPU, and at least 1e-4 elsewhere.
 
-    Raises MissingInput when there is no file or no golden samples, WrongUsage for a tolerance that is not a positive
-    number, and whatever opening the file or the reference raises. A difference is not an error: the result is false.
+    Raises MissingInput when there is no file or no golden samples, WrongUsage for inputs without a reference and for a
+    tolerance that is not a positive number, and whatever opening the file or the reference raises. A difference is not an error: the result is false.
     """
     if tolerance is not None and not (0 < tolerance < float("inf")):
         raise WrongUsage(f"tolerance must be a positive number, got {tolerance}")
-    model = Model(path, provider=provider)
+    if inputs is not None and reference is None:
+        raise WrongUsage(
+            "inputs need a reference to be compared with: the golden samples only have answers to their own inputs. "
+            "Name a Keras model or another file as the reference"
+        )
+    # TF32 rounds products to ten bits, which no tolerance for float32 allows for.
+    options = {"use_tf32": "0"} if provider == "cuda" else None
+    model = Model(path, provider=provider, provider_options=options)
     manifest = model.manifest
     if tolerance is None:
         tolerance = manifest.tolerance if provider == "cpu" else max(manifest.tolerance, GPU_TOLERANCE)

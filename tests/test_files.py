@@ -47,6 +47,32 @@ def test_a_folder_takes_the_place_of_an_older_one(tmp_path):
     assert [entry.name for entry in tmp_path.rglob("*")] == ["golden", "new"]
 
 
+def test_a_failure_between_old_and_new_brings_the_old_folder_back(tmp_path, monkeypatch):
+    folder = tmp_path / "golden"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+
+    def fails(self, target):
+        if self.name.startswith(".golden") and target == folder and not (self / "old").exists():
+            raise OSError("disk full")
+        return replace(self, target)
+
+    replace = type(folder).replace
+    monkeypatch.setattr(type(folder), "replace", fails)
+    with pytest.raises(OSError, match="disk full"), files.whole_folder(folder) as temporary:
+        (temporary / "new").write_text("new")
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["golden", "old"]
+
+
+def test_json_is_read_or_refused(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"a": [1, None]})
+    assert files.read_json(path) == {"a": [1, None]}
+    path.write_text("{")
+    with pytest.raises(errors.InvalidFile, match="not JSON"):
+        files.read_json(path)
+
+
 def test_outputs_are_checked_before_the_work(tmp_path):
     path = tmp_path / "there"
     path.write_text("")

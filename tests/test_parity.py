@@ -110,6 +110,10 @@ class TestCompare:
         with pytest.raises(errors.MissingInput, match="folder of golden samples not found"):
             edgeseq.compare(tmp_path / "alone.onnx")
 
+    def test_inputs_without_a_reference_have_no_answers(self, exported):
+        with pytest.raises(errors.WrongUsage, match="inputs need a reference"):
+            edgeseq.compare(exported[0] / "model.onnx", None, np.ones((1, 2, 3), np.float32))
+
     @pytest.mark.parametrize("tolerance", [0, -1, float("nan"), float("inf")])
     def test_a_tolerance_that_means_nothing(self, exported, tolerance):
         with pytest.raises(errors.WrongUsage, match="must be a positive number"):

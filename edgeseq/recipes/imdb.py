@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -68,11 +68,17 @@ def _model(cell: str, bidirectional: bool, mask: bool) -> Any:
     return model
 
 
-class Reviews:
+class Reviews(NamedTuple):
     """Both parts of the data set as word ids, with the vocabulary that numbers them."""
 
-    def __init__(self, train: Samples, test: Samples, vocabulary: Sequence[str], source: str):
-        self.train, self.test, self.vocabulary, self.source = train, test, vocabulary, source
+    train: Samples
+    """Word ids, int32 (reviews, 250), and labels 0 or 1."""
+    test: Samples
+    """The same of reviews that are never trained on."""
+    vocabulary: Sequence[str]
+    """The word at index i has the id i + 4."""
+    source: str
+    """Where they came from."""
 
 
 def load_reviews(named: Path | None) -> Reviews:

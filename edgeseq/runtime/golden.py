@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseq.errors import InvalidFile, MissingInput
+from edgeseq.errors import InvalidFile, MissingInput, OutputExists, WrongUsage
 from edgeseq.files import StrPath, whole_folder, write_bytes
 from edgeseq.runtime import wire
 
@@ -40,6 +40,18 @@ class Golden:
 def golden_folder(model_path: StrPath) -> Path:
     """Where the samples of a file are, whether or not there are any."""
     return Path(model_path).with_suffix(".golden")
+
+
+def check_golden(model_path: StrPath, *, overwrite: bool = False) -> None:
+    """Raise OutputExists, or WrongUsage, unless the samples' place beside `model_path` is free or may be replaced.
+
+    What is replaced is a folder of samples and nothing else. Call it before long work.
+    """
+    folder = golden_folder(model_path)
+    if folder.exists() and not overwrite:
+        raise OutputExists(folder)
+    if folder.exists() and not (folder / _SET).is_dir():
+        raise WrongUsage(f"{folder} is in the place of the golden samples and holds none. Move it away")
 
 
 def write_golden(model_path: StrPath, golden: Golden, model_hash: str) -> Path:

@@ -176,6 +176,13 @@ def test_a_damaged_checkpoint_is_refused(unfinished, small_data):
         train("vowels", unfinished, data=small_data, **QUICK, epochs=3)
 
 
+def test_a_folder_of_that_name_that_is_not_ours_keeps_its_files(small_data, tmp_path):
+    (tmp_path / "m.checkpoint").mkdir()
+    (tmp_path / "m.checkpoint" / "notes.txt").write_text("mine")
+    train("vowels", tmp_path / "m.keras", data=small_data, **QUICK, epochs=1)
+    assert [path.name for path in (tmp_path / "m.checkpoint").iterdir()] == ["notes.txt"]
+
+
 def test_resuming_needs_a_checkpoint(tmp_path):
     with pytest.raises(WrongUsage, match="no training to resume"):
         train("middle", tmp_path / "m.keras", resume=True)
