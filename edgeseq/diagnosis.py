@@ -26,7 +26,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
         "keras": ">=3.15,<3.16",
         "tf2onnx": ">=1.17,<1.18",
     },
-    "cli": {"typer": ">=0.15,<1", "rich": ">=13.9,<16"},
+    "cli": {"typer": ">=0.29,<1", "rich": ">=13.9,<16"},
     "report": {"matplotlib": ">=3.9,<4", "pillow": ">=11,<14"},
 }
 """What each extra brings. Kept here because a checkout that is not installed has no metadata to ask."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeseq.errors import InvalidFile, MissingExtra
 from edgeseq.files import StrPath, check_input
-from edgeseq.runtime.manifest import RecurrentLayer, StateSpec, TensorSpec, load_manifest
+from edgeseq.runtime.manifest import Quantization, RecurrentLayer, StateSpec, TensorSpec, load_manifest
 
 try:
     import onnx
@@ -51,7 +51,7 @@ class Inspection:
     """Their size."""
     preprocessing: dict[str, str]
     """Input or output name to the kind of step that `raw=True` applies to it."""
-    quantization: dict[str, Any] | None
+    quantization: Quantization | None
     """What `edgeseq quantize` did; None for a file in full precision."""
     tolerance: float | None
     """What parity allows on the CPU; None without a manifest."""
@@ -97,7 +97,7 @@ def inspect(path: StrPath) -> Inspection:
         preprocessing={
             name: step["kind"] for side in ("inputs", "outputs") for name, step in steps.get(side, {}).items()
         },
-        quantization=dict(manifest.quantization) if manifest and manifest.quantization else None,
+        quantization=manifest.quantization if manifest else None,
         tolerance=manifest.tolerance if manifest else None,
         versions=dict(manifest.versions) if manifest else {},
         model_hash=manifest.model_hash if manifest else "",

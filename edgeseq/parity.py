@@ -73,7 +73,8 @@ def compare(
     defaults to the file's own on the CPU, and at least 1e-4 elsewhere.
 
     Raises MissingInput when there is no file or no golden samples, WrongUsage for inputs without a reference and for a
-    tolerance that is not a positive number, and whatever opening the file or the reference raises. A difference is not an error: the result is false.
+    tolerance that is not a positive number, and whatever opening the file or the reference raises. A difference is not
+    an error: the result is false.
     """
     if tolerance is not None and not (0 < tolerance < float("inf")):
         raise WrongUsage(f"tolerance must be a positive number, got {tolerance}")

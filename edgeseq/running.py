@@ -18,7 +18,7 @@ from edgeseq.arrays import READABLE, WRITABLE, plain_numbers, read_arrays, write
 from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
 from edgeseq.files import StrPath
 from edgeseq.runtime import Model, structure
-from edgeseq.runtime.manifest import TensorSpec
+from edgeseq.runtime.manifest import time_axes
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
@@ -203,8 +203,9 @@ def _batches(
 ) -> tuple[dict[str, Array], int]:
     """The answers, rows joined, and the number of calls."""
     total = max(_length(value) for value in values.values())
-    free = all(spec.axes[:1] == ("batch",) for spec in (*model.inputs, *model.outputs))
-    size = batch if free else max(total, 1)
+    rows = {spec.axes[0] if spec.batch_axis == 0 else None for spec in (*model.inputs, *model.outputs)}
+    # Rows can be cut and joined where one free axis comes first everywhere; others may have lengths of their own.
+    size = batch if len(rows) == 1 and isinstance(rows.pop(), str) else max(total, 1)
     answers = []
     for start in range(0, max(total, 1), size):
         part = values if size >= total else {name: value[start : start + size] for name, value in values.items()}
@@ -223,12 +224,18 @@ def _stream(
         arrays = {name: np.asarray(value) for name, value in values.items()}
     except ValueError as error:
         raise InputMismatch(f"the inputs are no arrays ({error}). Rows of unequal lengths must be padded") from error
-    axes, fixed = _time_axes(model.inputs)
+    axes = time_axes(model.inputs)
+    if not axes:
+        raise WrongUsage("the file has no time axis, so there is nothing to stream along")
     for name, axis in axes.items():
         if arrays[name].ndim <= axis:
             raise InputMismatch(f"input '{name}' has no time axis: its shape is {arrays[name].shape}", name)
-    size = chunk or fixed or 1
-    total = min(arrays[name].shape[axis] for name, axis in axes.items())
+    lengths = {name: arrays[name].shape[axis] for name, axis in axes.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputMismatch(f"the inputs of a stream are equally long; got {lengths} time steps")
+    total = next(iter(lengths.values()))
+    steps = {spec.axes[axes[spec.name]] for spec in model.inputs if spec.name in axes}
+    size = chunk or next((length for length in steps if isinstance(length, int)), 1)
     stream = model.stream(batch=_length(next(iter(arrays.values()))))
     answers = []
     for start in range(0, max(total, 1), size):
@@ -240,20 +247,11 @@ def _stream(
         answers.append(structure.flatten(nested, model.manifest.output_structure, "the answer"))
         if progress is not None:
             progress("streaming", min(start + size, total), total)
-    along = {spec.name: spec.axes.index("time") if "time" in spec.axes else None for spec in model.outputs}
+    along = {}
+    for spec in model.outputs:
+        axis = spec.time_axis
+        along[spec.name] = axis if axis is not None and spec.axes[axis] in steps else None
     return _joined(answers, along), len(answers)
-
-
-def _time_axes(inputs: Sequence[TensorSpec]) -> tuple[dict[str, int], int | None]:
-    """The time axis of each input that has one, and their length where the file fixes it."""
-    named = {spec.name: spec.axes.index("time") for spec in inputs if "time" in spec.axes}
-    if named:
-        return named, None
-    # A file that streams has the batch first and the time second.
-    fixed = {spec.name: length for spec in inputs if len(spec.axes) > 1 and isinstance(length := spec.axes[1], int)}
-    if not fixed:
-        raise WrongUsage("the file has no time axis, so there is nothing to stream along")
-    return dict.fromkeys(fixed, 1), next(iter(fixed.values()))
 
 
 def _joined(answers: Sequence[Mapping[str, Array]], axes: Mapping[str, int | None]) -> dict[str, Array]:

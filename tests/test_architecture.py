@@ -52,7 +52,7 @@ def imported_rooms(path):
             names = [alias.name for alias in node.names]
         for name in names:
             parts = name.split(".")
-            if parts[0] == "edgeseq" and len(parts) > 1 and (PACKAGE / parts[1]).with_suffix("").name:
+            if parts[0] == "edgeseq" and len(parts) > 1:
                 yield parts[1]
 
 

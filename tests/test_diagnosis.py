@@ -31,7 +31,7 @@ COMPLETE = {
     "tensorflow": "2.21.0",
     "keras": "3.15.1",
     "tf2onnx": "1.17.0",
-    "typer": "0.27.0",
+    "typer": "0.29.2",
     "rich": "15.0.0",
     "matplotlib": "3.11.2",
     "pillow": "13.0.0",

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseq.errors import InvalidFile, MissingInput, WrongUsage
+from edgeseq.errors import InputMismatch, InvalidFile, MissingInput, WrongUsage
 from edgeseq.files import StrPath
 from edgeseq.runtime.golden import golden_folder, read_golden
-from edgeseq.runtime.manifest import Manifest, TensorSpec
+from edgeseq.runtime.manifest import Manifest, TensorSpec, time_axes
 
 DEFAULT_TIME_STEPS = 100
 """Length of a free time axis where nothing else tells one."""
@@ -68,43 +68,33 @@ def find_inputs(
 
 
 def given_inputs(values: Mapping[str, Any], manifest: Manifest) -> Inputs:
-    """`values`, by input name, as the inputs to measure with; batch and time steps are read from them."""
+    """`values`, by input name, as the inputs to measure with; batch and time steps are read from them.
+
+    Raises InputMismatch for another number of axes than the file's.
+    """
     arrays = {name: np.asarray(value) for name, value in values.items()}
-    batches = [arrays[spec.name].shape[spec.axes.index("batch")] for spec in manifest.inputs if "batch" in spec.axes]
-    first = arrays[manifest.inputs[0].name]
-    return _inputs(arrays, manifest.inputs, "given", batches[0] if batches else len(first) if first.ndim else 1)
+    for spec in manifest.inputs:
+        if arrays[spec.name].ndim != len(spec.axes):
+            shape = arrays[spec.name].shape
+            raise InputMismatch(f"input '{spec.name}' has the axes {spec.axes}; got the shape {shape}", spec.name)
+    batches = [arrays[spec.name].shape[axis] for spec in manifest.inputs if (axis := spec.batch_axis) is not None]
+    return _inputs(arrays, manifest.inputs, "given", batches[0] if batches else 1)
 
 
 def _inputs(arrays: Arrays, specs: Sequence[TensorSpec], source: str, batch: int) -> Inputs:
-    axes = ((spec, _time_axis(spec)) for spec in specs)
-    lengths = [arrays[spec.name].shape[axis] for spec, axis in axes if axis is not None]
+    lengths = [arrays[name].shape[axis] for name, axis in time_axes(specs).items()]
     return Inputs(arrays=arrays, source=source, batch=batch, time_steps=lengths[0] if lengths else None)
-
-
-def _batch_axis(spec: TensorSpec) -> int | None:
-    """The free axis that counts rows: the one named so, else a free first one."""
-    if "batch" in spec.axes:
-        return spec.axes.index("batch")
-    return 0 if spec.axes and isinstance(spec.axes[0], str) else None
-
-
-def _time_axis(spec: TensorSpec) -> int | None:
-    """The axis named ``time``; else the second of (batch, time, features...) or of (batch, time) word ids."""
-    if "time" in spec.axes:
-        return spec.axes.index("time")
-    is_sequence = len(spec.axes) >= 3 or (len(spec.axes) == 2 and np.dtype(spec.dtype).kind in "iu")
-    return 1 if is_sequence and _batch_axis(spec) != 1 else None
 
 
 def _check_fixed(specs: Sequence[TensorSpec], batch: int, time_steps: int | None) -> None:
     """Raise WrongUsage where the file fixes what is wanted otherwise."""
-    if specs and specs[0].axes and all(_batch_axis(spec) is None for spec in specs) and specs[0].axes[0] != batch:
-        raise WrongUsage(
-            f"the file takes a batch of exactly {specs[0].axes[0]}, not {batch}: ask for batch {specs[0].axes[0]}"
-        )
+    rows = [spec.axes[axis] for spec in specs if (axis := spec.batch_axis) is not None]
+    if rows and all(isinstance(length, int) for length in rows) and rows[0] != batch:
+        raise WrongUsage(f"the file takes a batch of exactly {rows[0]}, not {batch}: ask for batch {rows[0]}")
     if time_steps is None:
         return
-    lengths = [spec.axes[axis] for spec in specs if (axis := _time_axis(spec)) is not None]
+    sequences = time_axes(specs)
+    lengths = [spec.axes[sequences[spec.name]] for spec in specs if spec.name in sequences]
     if not lengths:
         raise WrongUsage(f"the file has no time axis, so it cannot take {time_steps} time steps")
     if isinstance(lengths[0], int) and lengths[0] != time_steps:
@@ -128,8 +118,8 @@ def _golden(model: StrPath, manifest: Manifest) -> Arrays | None:
 
 def _fitted(array: npt.NDArray[Any], spec: TensorSpec, batch: int, time_steps: int | None) -> npt.NDArray[Any]:
     """A golden sample with free axes of the wanted lengths, repeated from its start where it is too short."""
-    for axis, length in ((_batch_axis(spec), batch), (_time_axis(spec), time_steps)):
-        if axis is not None and length is not None and isinstance(spec.axes[axis], str):
+    for axis, length in enumerate(_wanted(spec, batch, time_steps)):
+        if length is not None:
             array = np.take(array, np.arange(length) % array.shape[axis], axis=axis)
     return np.ascontiguousarray(array)
 
@@ -138,10 +128,9 @@ def _made(
     spec: TensorSpec, batch: int, time_steps: int, ids: tuple[int, int], random: np.random.Generator
 ) -> npt.NDArray[Any]:
     shape = [
-        axis if isinstance(axis, int) else batch if place == _batch_axis(spec)
-        else time_steps if place == _time_axis(spec) or axis.startswith("time") else _OTHER_LENGTH
-        for place, axis in enumerate(spec.axes)
-    ]  # fmt: skip
+        axis if isinstance(axis, int) else wanted or _OTHER_LENGTH
+        for axis, wanted in zip(spec.axes, _wanted(spec, batch, time_steps), strict=True)
+    ]
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "b":
         return np.ones(shape, dtype)
@@ -150,6 +139,19 @@ def _made(
     return random.standard_normal(shape).astype(dtype)
 
 
+def _wanted(spec: TensorSpec, batch: int, time_steps: int | None) -> list[int | None]:
+    """The length that was asked for of each axis; None where the axis is fixed, or is neither rows nor time."""
+    lengths: list[int | None] = []
+    for place, axis in enumerate(spec.axes):
+        if isinstance(axis, int):
+            lengths.append(None)
+        elif place == spec.batch_axis:
+            lengths.append(batch)
+        else:
+            lengths.append(time_steps if place == spec.time_axis or axis.startswith("time") else None)
+    return lengths
+
+
 def _id_range(spec: TensorSpec) -> tuple[int, int]:
     """First id and the one past the last that an integer input certainly takes. 0 is often masked: not first."""
-    return _SAFE_IDS if spec.ids is None else (min(1, spec.ids - 1), spec.ids)
+    return _SAFE_IDS if spec.vocabulary_size is None else (min(1, spec.vocabulary_size - 1), spec.vocabulary_size)

@@ -1,30 +1,26 @@
 """The record of a benchmark, in memory and as JSON.
 
 `results.json` is `BenchmarkRun` with every field under its own name; `SCHEMA_VERSION` grows when a field changes its
-meaning or goes away. Times are nanoseconds. Nothing is rounded, and no percentile is given that has too few samples.
+meaning or goes away; readers leave out fields that they do not know. Times are nanoseconds. Nothing is rounded, and no percentile is given that has too few samples.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from edgeseq import files
 from edgeseq.bench.machine import Machine
 from edgeseq.bench.sample import ClockFacts, Settings, WarmUp
 from edgeseq.bench.stats import Interval, Ratio, paired_ratio
-from edgeseq.errors import InvalidFile, WrongUsage
+from edgeseq.errors import InvalidFile
+from edgeseq.runtime import document
 
 SCHEMA = "edgeseq.benchmark"
 SCHEMA_VERSION = 1
-
-T = TypeVar("T")
-
 
 KERAS_PREDICT = "Keras predict"
 """Name of the subject that calls ``model.predict``."""
@@ -160,20 +156,23 @@ def write_run(run: BenchmarkRun, path: files.StrPath, *, overwrite: bool = False
 
 
 def read_run(path: files.StrPath) -> BenchmarkRun:
-    """Read a run written by `write_run`. Raises MissingInput, or InvalidFile when it is something else or newer."""
+    """Read a run written by `write_run` or printed by `edgeseq bench --json`, whose comparison is left out.
+
+    Raises MissingInput, or InvalidFile when it is something else or newer.
+    """
     found = files.check_input(path, "benchmark results")
     try:
-        document = json.loads(found.read_text(encoding="utf-8"))
+        content = json.loads(found.read_text(encoding="utf-8"))
     except (ValueError, IsADirectoryError) as error:
         raise InvalidFile(path, f"it is not JSON ({error})") from error
-    return run_from_dict(document, path)
+    return run_from_dict(content, path)
 
 
-def run_from_dict(document: Any, path: files.StrPath = "results") -> BenchmarkRun:
+def run_from_dict(content: Any, path: files.StrPath = "results") -> BenchmarkRun:
     """The run that a JSON document (already parsed) holds; `path` is named in errors. Raises InvalidFile."""
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise InvalidFile(path, "it holds no benchmark results of edgeseq; `edgeseq bench --output` writes them")
-    version = document.get("schema_version")
+    version = content.get("schema_version")
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise InvalidFile(
             path,
@@ -181,26 +180,6 @@ def run_from_dict(document: Any, path: files.StrPath = "results") -> BenchmarkRu
             "Upgrade with: pip install --upgrade edgeseq",
         )
     try:
-        return _from_json(BenchmarkRun, document)
-    except (KeyError, TypeError, AttributeError, WrongUsage) as error:
-        raise InvalidFile(path, f"its results are incomplete ({type(error).__name__}: {error})") from error
-
-
-def _from_json(kind: type[T], value: Any) -> T:
-    """`value`, as JSON holds it, as an instance of the dataclass `kind`; missing fields without default raise."""
-    hints = typing.get_type_hints(kind)
-    return kind(**{key: _convert(hints[key], item) for key, item in value.items()})
-
-
-def _convert(hint: Any, value: Any) -> Any:
-    """`value` as the type `hint` says: JSON has neither tuples nor dataclasses."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType or origin is typing.Union:
-        if value is None and type(None) in parts:
-            return None
-        return _convert(next(part for part in parts if part is not type(None)), value)
-    if origin is tuple:
-        return tuple(_convert(parts[0], item) for item in value)
-    if dataclasses.is_dataclass(hint):
-        return _from_json(typing.cast(type[Any], hint), value)
-    return value
+        return document.read(BenchmarkRun, content)
+    except ValueError as error:
+        raise InvalidFile(path, f"its results are damaged: {error}") from error

@@ -22,6 +22,7 @@ BUG = EdgeseqError.exit_code
 
 # Conditions of the machine; any other failure that the system reports is about the file it names.
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+_DENIED = (errno.EACCES, errno.EPERM)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -106,11 +107,25 @@ def _in_words(error: BaseException) -> tuple[str, str, int, tuple[str, ...]]:
         return "error", f"not enough memory ({error})", Unavailable.exit_code, ()
     if isinstance(error, OSError) and error.errno in _MACHINE:
         return "error", str(error), Unavailable.exit_code, ()
+    if isinstance(error, OSError) and (folder := _unwritable(error)) is not None:
+        advice = "Name an output in a folder that you may change."
+        return "error", f"cannot write to the folder {folder}: {error.strerror}. {advice}", WrongUsage.exit_code, ()
     if isinstance(error, OSError) and error.filename is not None:
         return "error", f"{error.filename}: {error.strerror}", InvalidFile.exit_code, ()
     text = " ".join(f"{type(error).__name__}: {error}".split())
     advice = "run the same command with --debug to see the traceback, and report it together with the command"
     return "error", f"this is a bug in edgeseq, not a fault of your input ({text})", BUG, (advice,)
+
+
+def _unwritable(error: OSError) -> str | None:
+    """The folder in which the system let no file be made; None when something else failed."""
+    if not isinstance(error.filename, str | os.PathLike):
+        return None
+    name = os.path.abspath(error.filename)
+    folder = os.path.dirname(name)
+    # Outputs get their name by a rename; and reading what is not there, where one may look, fails as "not found".
+    made = error.filename2 is not None or (not os.path.lexists(name) and os.access(folder, os.X_OK))
+    return folder if error.errno == errno.EROFS or (error.errno in _DENIED and made) else None
 
 
 def _prepare_streams() -> None:

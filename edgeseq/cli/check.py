@@ -28,7 +28,11 @@ def check(
     ] = None,
     inputs: Annotated[
         Path | None,
-        typer.Option("--inputs", "-i", help=".npz by input name, or .npy. Default: those of the golden samples."),
+        typer.Option(
+            "--inputs",
+            "-i",
+            help=".npz by input name, or .npy; only with --reference. Default: those of the golden samples.",
+        ),
     ] = None,
     tolerance: Annotated[
         float | None,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeseq.cli.options import Output, Overwrite
 from edgeseq.cli.reply import Reply
-from edgeseq.files import check_input, check_output
+from edgeseq.files import check_input, check_output, read_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +52,7 @@ def export(
     check_input(model, "model file")
     check_output(output, overwrite=overwrite)
     given = None if samples is None else read_arrays(samples, "samples")
-    steps = None if preprocessing is None else _read_json(preprocessing)
+    steps = None if preprocessing is None else read_json(preprocessing)
     with working("exporting"):
         import_tensorflow()
         from edgeseq.conversion import export as convert
@@ -72,17 +70,6 @@ def export(
             overwrite=overwrite,
         )
     return Reply(document=result, show=lambda out: _show(result, out))
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    from edgeseq.errors import InvalidFile
-
-    found = check_input(path, "preprocessing")
-    try:
-        document: Mapping[str, Any] = json.loads(found.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InvalidFile(path, f"it is not JSON ({error})") from error
-    return document
 
 
 def _show(report: ExportReport, out: Console) -> None:

@@ -47,9 +47,9 @@ def _show(found: Inspection, out: Console) -> None:
     for name, kind in found.preprocessing.items():
         out.print(f"preprocessing of {name}: {kind} (used by raw=True, edgeseq run --raw)", soft_wrap=True)
     if found.quantization is not None:
-        out.print(
-            "quantized: " + ", ".join(f"{key} {value}" for key, value in found.quantization.items()), soft_wrap=True
-        )
+        forms = ", ".join(f"{layer} {form}" for layer, form in found.quantization.layers.items())
+        rows = "rows do not" if found.quantization.rows_independent else "rows may"
+        out.print(f"quantized ({found.quantization.method}): {forms}; {rows} depend on each other", soft_wrap=True)
     if found.has_manifest:
         versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
         out.print(

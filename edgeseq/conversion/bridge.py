@@ -15,6 +15,7 @@ import tf2onnx
 from onnx import helper
 from tf2onnx import optimizer, tf_loader, tfonnx
 
+from edgeseq.conversion.trace import LOCK
 from edgeseq.errors import UnsupportedOp, WrongUsage
 
 MARKER_DOMAIN = "edgeseq"
@@ -86,8 +87,13 @@ def _refuse_unknown_ops(graph: onnx.GraphProto) -> None:
 def working_tf2onnx() -> Iterator[None]:
     """tf2onnx with the NumPy names that it still asks for and NumPy 2 dropped, and without its log lines.
 
-    What matters in those becomes an exception.
+    What matters in those becomes an exception. Both are for the whole process, so only one thread is here at a time.
     """
+    with LOCK:
+        yield from _work_around()
+
+
+def _work_around() -> Iterator[None]:
     missing = [(name, value) for name, value in (("object", object), ("bool", np.bool_)) if name not in vars(np)]
     logger = logging.getLogger(tf2onnx.__name__)
     level = logger.level

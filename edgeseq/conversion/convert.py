@@ -35,6 +35,8 @@ class Converted:
     """Outputs, states left out, in the order of the model's flat outputs."""
     loops: int
     """Number of Loop nodes."""
+    notes: tuple[str, ...]
+    """What the user should know."""
 
 
 def convert(signature: Signature, *, opset: int, target: str, streaming: bool, lowering: str) -> Converted:
@@ -42,7 +44,7 @@ def convert(signature: Signature, *, opset: int, target: str, streaming: bool, l
 
     Raises Refused and its kinds for what cannot be exact, and WrongUsage for arguments that mean nothing.
     """
-    trace, signature = _trace(signature, streaming)
+    trace, signature, notes = _trace(signature, streaming)
     names = [f"output:{index}" for index in range(len(trace.function.outputs))]
     graph = to_onnx(trace.function, [spec.name for spec in signature.inputs], names, opset=opset)
     finish.name_axes(graph.graph.inputs, {spec.name: spec.axes for spec in signature.inputs})
@@ -53,7 +55,8 @@ def convert(signature: Signature, *, opset: int, target: str, streaming: bool, l
         raise Refused(f"the weights take {weights / 2**30:.1f} GiB; a single ONNX file can hold 2 GiB")
     finish.canonical(graph)
     inputs = tuple(
-        TensorSpec(name=spec.name, dtype=spec.dtype, axes=spec.axes, ids=spec.vocabulary) for spec in signature.inputs
+        TensorSpec(name=spec.name, dtype=spec.dtype, axes=spec.axes, vocabulary_size=spec.vocabulary)
+        for spec in signature.inputs
     )
     return Converted(
         graph=graph,
@@ -61,14 +64,16 @@ def convert(signature: Signature, *, opset: int, target: str, streaming: bool, l
         inputs=inputs,
         outputs=output_specs(graph, inputs, placed.states),
         loops=finish.count_loops(graph),
+        notes=notes,
     )
 
 
-def _trace(signature: Signature, streaming: bool) -> tuple[Trace, Signature]:
-    """The traced model, and the signature with the axes that are really free."""
+def _trace(signature: Signature, streaming: bool) -> tuple[Trace, Signature, tuple[str, ...]]:
+    """The traced model, the signature with the axes that are really free, and why they are not more."""
     # A file that carries states takes any batch and chunk, though a stateful Keras model fixes both. Where something
     # after the recurrent layers needs the fixed length, tracing says so, and the model's own lengths are kept.
     candidates = [signature.with_free_time(), signature] if streaming else [signature]
+    notes: tuple[str, ...] = ()
     for candidate in candidates:
         inputs = [
             tf.TensorSpec([axis if isinstance(axis, int) else None for axis in spec.axes], spec.dtype)
@@ -78,9 +83,11 @@ def _trace(signature: Signature, streaming: bool) -> tuple[Trace, Signature]:
             trace = trace_model(lambda *flat: keras.tree.flatten(signature.call(*flat)), inputs, streaming=streaming)
         except Refused:
             raise
-        except Exception:
+        except Exception as error:
             if candidate is candidates[-1]:
                 raise
+            reason = str(error).strip().splitlines()[0]
+            notes = (f"batch and time are fixed as in the model, which does not work with free ones: {reason}",)
         else:
-            return trace, candidate
+            return trace, candidate, notes
     raise AssertionError("one candidate either returns or raises")

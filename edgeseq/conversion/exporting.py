@@ -28,9 +28,9 @@ from edgeseq.conversion.reference import Answers, Trial, keras_answers
 from edgeseq.conversion.report import ExportReport
 from edgeseq.conversion.signature import Signature, read_signature
 from edgeseq.conversion.verify import final_states, verify
-from edgeseq.errors import InputMismatch, LoopRefused, ParityFailed, UnsupportedLayer, WrongUsage
+from edgeseq.errors import InputMismatch, LoopRefused, ParityFailed, Refused, UnsupportedLayer, WrongUsage
 from edgeseq.runtime import preprocessing as steps
-from edgeseq.runtime.golden import Golden, write_golden
+from edgeseq.runtime.golden import Golden, check_golden, write_golden
 from edgeseq.runtime.manifest import METADATA_KEY, Manifest, MaskSpec, TensorSpec, ThreadAdvice
 
 Array = npt.NDArray[Any]
@@ -79,6 +79,8 @@ def export(
     started = time.perf_counter()
     converted = convert(signature, opset=opset, target=target, streaming=stateful, lowering=lowering)
     graph, placed, inputs = converted.graph, converted.placed, converted.inputs
+    if streaming and not placed.states:
+        raise Refused("there is nothing to stream: the model has no recurrent layer that carries a state")
     if converted.loops and not allow_loop:
         raise LoopRefused(
             f"the graph would hold {converted.loops} ONNX Loop: a while-loop of the model's own code. Most "
@@ -99,7 +101,7 @@ def export(
         input_structure=signature.input_structure,
         output_structure=answers.output_structure,
         states=placed.states,
-        masks=_masks(model),
+        masks=_masks(signature),
         recurrent=placed.recurrent,
         preprocessing=preprocessing,
         parameters=model.count_params(),
@@ -142,7 +144,7 @@ def export(
         loops=converted.loops,
         states=tuple(state.input for state in placed.states),
         parity=parity,
-        notes=answers.refused,
+        notes=(*converted.notes, *answers.refused),
         conversion_seconds=conversion,
         verification_seconds=verification,
     )
@@ -154,6 +156,7 @@ def _check_arguments(output: files.StrPath, target: str, overwrite: bool) -> Pat
     path = files.check_output(output, overwrite=overwrite)
     if path.suffix != ".onnx":
         raise WrongUsage(f"output must end in .onnx, got {path.name}")
+    check_golden(path, overwrite=overwrite)
     return path
 
 
@@ -174,10 +177,7 @@ def _preprocessing(given: Mapping[str, Any] | None, model_or_path: Any) -> Mappi
     beside = Path(model_or_path).with_suffix(".preprocessing.json")
     if not beside.is_file():
         return None
-    try:
-        document: Mapping[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WrongUsage(f"{beside} is not JSON ({error}). Repair or remove it") from error
+    document: Mapping[str, Any] = files.read_json(beside)
     return document
 
 
@@ -212,9 +212,10 @@ def _ask(
 
 def _name_outputs(converted: Converted, answers: Answers) -> tuple[TensorSpec, ...]:
     """Write the outputs' final names and axes into the graph; states stay behind them."""
-    clash = {spec.name for spec in converted.inputs} & set(answers.output_names)
-    if clash:
-        raise WrongUsage(f"an input and an output are both called {clash.pop()}. Rename one of the layers")
+    taken = {spec.name for spec in converted.inputs} | {state.input for state in converted.placed.states}
+    taken |= {state.output for state in converted.placed.states}
+    if clash := taken & set(answers.output_names):
+        raise WrongUsage(f"an output is called {clash.pop()}, as an input or a state is. Rename its layer")
     named = []
     for value, spec, name in zip(converted.graph.graph.outputs, converted.outputs, answers.output_names, strict=False):
         axes = tuple(axis.replace(spec.name, name) if isinstance(axis, str) else axis for axis in spec.axes)
@@ -237,21 +238,22 @@ def _rows(trial: Trial) -> int:
     return int(next(iter(trial.inputs.values())).shape[0])
 
 
-def _masks(model: Any) -> tuple[MaskSpec, ...]:
-    found = []
-    for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, keras.layers.Embedding) and layer.mask_zero:
-            found.append(MaskSpec(layer=layer.name, value=0.0))
-        elif isinstance(layer, keras.layers.Masking):
-            found.append(MaskSpec(layer=layer.name, value=float(layer.mask_value)))
-    return tuple(found)
+def _masks(signature: Signature) -> tuple[MaskSpec, ...]:
+    return tuple(
+        MaskSpec(input=spec.name, layer=spec.mask_layer, value=spec.mask_value)
+        for spec in signature.inputs
+        if spec.mask_value is not None
+    )
 
 
 def _model_hash(model: Any) -> str:
     """SHA-256 over the config, where the model has one, and all weights."""
     digest = hashlib.sha256()
     try:
-        digest.update(json.dumps(json.loads(model.to_json()), sort_keys=True).encode())
+        config = json.loads(model.to_json())
+        # What the model computes, not how it was trained.
+        config = {key: config.get(key) for key in ("class_name", "registered_name", "config")}
+        digest.update(json.dumps(config, sort_keys=True).encode())
     except (NotImplementedError, TypeError, ValueError):
         # A subclassed model need not have a config; its weights still tell it from others.
         digest.update(type(model).__name__.encode())

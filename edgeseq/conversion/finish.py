@@ -102,7 +102,7 @@ def name_axes(values: Iterable[ir.Value], axes: Mapping[str, Sequence[str | int]
 def canonical(model: ir.Model) -> None:
     """One order and one naming, whatever was there before."""
     common.TopologicalSortPass()(model)
-    _rename(model.graph, "", {value.name for value in (*model.graph.inputs, *model.graph.outputs)})
+    _rename(model.graph, "")
     for graph in [model.graph, *model.graph.subgraphs()]:
         _order_initializers(graph, "" if graph is model.graph else f"{graph.name}/")
     model.graph.name = "edgeseq"
@@ -144,13 +144,14 @@ def _depth_first(graph: ir.Graph) -> list[ir.Node]:
     return order
 
 
-def _rename(graph: ir.Graph, prefix: str, taken: set[str | None]) -> None:
-    """Nodes in depth-first order; values and nodes named by layer, op and number."""
+def _rename(graph: ir.Graph, prefix: str) -> None:
+    """Nodes in depth-first order; values and nodes named by layer, op and number.
+
+    Every name made here has a slash, and no name of a user's does, so that they can never meet.
+    """
     order = _depth_first(graph)
     kept = {id(node) for node in order}
-    for node in list(graph):
-        if id(node) not in kept:
-            graph.remove(node, safe=True)
+    graph.remove([node for node in graph if id(node) not in kept], safe=True)
     # Moving each node to the end, one after another, leaves them in this order.
     for node in order:
         graph.remove(node)
@@ -158,8 +159,8 @@ def _rename(graph: ir.Graph, prefix: str, taken: set[str | None]) -> None:
     for number, node in enumerate(order):
         # Scopes of TensorFlow's would tell the layer of the other nodes too, but equal nodes of two layers are put
         # together under either name, by chance.
-        layer = node.metadata_props.pop("layer", "")
-        node.name = f"{prefix}{layer + '/' if layer else ''}{node.op_type}_{number}"
+        layer = node.metadata_props.pop("layer", "") or "node"
+        node.name = f"{prefix}{layer}/{node.op_type}_{number}"
         for index, output in enumerate(node.outputs):
             if output.is_graph_output() and not prefix:
                 continue
@@ -170,7 +171,7 @@ def _rename(graph: ir.Graph, prefix: str, taken: set[str | None]) -> None:
                 body.name = node.name
                 for index, value in enumerate(body.inputs):
                     value.name = f"{node.name}/in_{index}"
-                _rename(body, f"{node.name}/", taken)
+                _rename(body, f"{node.name}/")
 
 
 def _order_initializers(graph: ir.Graph, prefix: str) -> None:
@@ -186,7 +187,7 @@ def _order_initializers(graph: ir.Graph, prefix: str) -> None:
             order.setdefault(id(output), output)
     graph.initializers.clear()
     for number, value in enumerate(order.values()):
-        value.name = f"{prefix}weight_{number:03d}"
+        value.name = f"{prefix}weight/{number:03d}"
         if value.const_value is not None:
             value.const_value.name = value.name
         graph.initializers.add(value)

@@ -136,6 +136,12 @@ def _exporter() -> Iterator[None]:
 
     Else a model exported by edgeseq after a benchmark could differ from one exported before it.
     """
+    with working_tf2onnx(), _unpatched_afterwards():
+        yield
+
+
+@contextlib.contextmanager
+def _unpatched_afterwards() -> Iterator[None]:
     tfonnx, graph = (importlib.import_module(name) for name in ("tf2onnx.tfonnx", "tf2onnx.graph"))
     places = ((tfonnx, "rewrite_constant_fold"), (graph.Node, "get_value_attr"))
     before = [(owner, name, getattr(owner, name)) for owner, name in places]
@@ -143,8 +149,7 @@ def _exporter() -> Iterator[None]:
     # It remembers that it has patched: without this it would not do so a second time.
     patch.cache_clear()
     try:
-        with working_tf2onnx():
-            yield
+        yield
     finally:
         for owner, name, original in before:
             setattr(owner, name, original)

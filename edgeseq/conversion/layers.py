@@ -28,17 +28,15 @@ _CELL_KINDS: dict[type, Kind] = {
 }
 
 
-def read_layer(
-    layer: Any, *, masked: bool, given_state: bool, time_steps: int | None, named: str | None = None
-) -> RecurrentSpec:
+def read_layer(layer: Any, *, masked: bool, given_state: bool, time_steps: int | None) -> RecurrentSpec:
     """The spec of one recurrent layer, in a call with or without a mask and initial states.
 
-    `named` replaces the layer's own name in reports. Raises UnsupportedLayer.
+    Raises UnsupportedLayer.
     """
     kind = kind_of(layer)
     cell = layer.cell
     return RecurrentSpec(
-        layer=named or layer.name,
+        layer=layer.name,
         layer_type=type(layer).__name__,
         kind=kind,
         units=cell.filters if kind == "conv_lstm" else cell.units,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,7 @@ def load_model(model_or_path: Any) -> Any:
     path = check_input(model_or_path, "model file")
     if path.suffix not in _SUFFIXES or path.is_dir():
         raise InvalidFile(path, f"not a Keras model file; expected one ending in {', '.join(_SUFFIXES)}")
-    if h5py.is_hdf5(path):
-        _refuse_old_file(path)
+    _refuse_old_file(path)
     try:
         # Compiling would need the training's losses and metrics, which an export does not.
         return keras.saving.load_model(path, compile=False)
@@ -45,15 +46,25 @@ def load_model(model_or_path: Any) -> Any:
 
 
 def _refuse_old_file(path: Path) -> None:
-    try:
-        with h5py.File(path, "r") as file:
-            version = file.attrs.get("keras_version", b"")
-    except OSError as error:
-        raise InvalidFile(path, f"damaged HDF5 file ({error})") from error
-    version = version.decode() if isinstance(version, bytes) else str(version)
+    version = _written_by(path)
     if version.split(".")[0] in ("1", "2"):
         raise Refused(
             f"{path} was written by Keras {version}. Keras 3 reads such files with another hard_sigmoid, another mask "
             "and other defaults, so its answers could change without a word. Convert it with the Keras that wrote it: "
             "rebuild the model in Keras 3, copy the weights, compare the answers, and save it as .keras"
         )
+
+
+def _written_by(path: Path) -> str:
+    """Version of the Keras that wrote a file; empty where the file does not tell, which Keras 3's own always do."""
+    try:
+        if h5py.is_hdf5(path):
+            with h5py.File(path, "r") as file:
+                version = file.attrs.get("keras_version", b"")
+            return version.decode() if isinstance(version, bytes) else str(version)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return str(json.loads(archive.read("metadata.json")).get("keras_version", ""))
+    except (OSError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise InvalidFile(path, f"damaged ({error})") from error
+    return ""

@@ -9,10 +9,14 @@ import onnx_ir as ir
 
 from edgeseq import lowering
 from edgeseq.conversion.bridge import MARKER_DOMAIN, MARKER_OP
+from edgeseq.conversion.names import plain_name
 from edgeseq.conversion.trace import RecurrentMarker, Trace
 from edgeseq.lowering.builder import Builder
 from edgeseq.lowering.strategy import Signals
 from edgeseq.runtime.manifest import RecurrentLayer, StateSpec
+
+# A layer in two parts, or called twice, is reported as the less native of them.
+_LEAST_NATIVE_LAST = ("fused", "unrolled", "scan", "loop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,8 @@ class Placed:
 
 def place_markers(model: ir.Model, trace: Trace, *, lowering_name: str = "auto", target: str = "cpu") -> Placed:
     """Replace all markers of `model`, in place. Raises what `lowering.choose` raises."""
-    layers: dict[str, RecurrentLayer] = {}
+    # By the layer itself: two layers of nested models may share a name.
+    layers: dict[int, RecurrentLayer] = {}
     reasons: dict[str, str] = {}
     states: list[StateSpec] = []
     for graph in [model.graph, *model.graph.subgraphs()]:
@@ -41,22 +46,20 @@ def place_markers(model: ir.Model, trace: Trace, *, lowering_name: str = "auto",
                 _place_weight(model.graph, graph, node, trace, token)
                 continue
             marker = trace.recurrent[token]
-            with_note = f"while lowering layer '{marker.spec.layer}'"
             try:
                 strategy, reason = lowering.choose(marker.spec, lowering=lowering_name, target=target)
                 op_types = _place_recurrent(model.graph, graph, node, token, marker, strategy, states)
             except Exception as error:
-                error.add_note(with_note)
+                error.add_note(f"while lowering layer '{marker.spec.layer}'")
                 raise
-            name = marker.spec.layer
-            before = layers[name].op_types if name in layers else ()
-            layers[name] = RecurrentLayer(
-                name=name,
-                layer_type=marker.spec.layer_type,
-                strategy=strategy,
-                op_types=(*before, *op_types),
+            before = layers.get(marker.layer_id)
+            layers[marker.layer_id] = RecurrentLayer(
+                name=marker.layer,
+                layer_type=marker.layer_type,
+                strategy=max([strategy, *([before.strategy] if before else [])], key=_LEAST_NATIVE_LAST.index),
+                op_types=(*(before.op_types if before else ()), *op_types),
             )
-            reasons[name] = reason
+            reasons[marker.layer] = reason
     model.opset_imports.pop(MARKER_DOMAIN, None)
     return Placed(recurrent=tuple(layers.values()), reasons=reasons, states=tuple(states))
 
@@ -91,7 +94,7 @@ def _place_recurrent(
         batch = None if x.shape is None else x.shape[0]
         shape = (batch if isinstance(batch, int) else "batch", *marker.state_shape)
         for index, name in enumerate(spec.state_names):
-            label = f"{first + index:02d}.{spec.layer}.{name}"
+            label = f"{first + index:02d}.{plain_name(spec.layer)}.{name}"
             value = ir.Value(
                 name=f"state_in.{label}", shape=ir.Shape(list(shape)), type=ir.TensorType(ir.DataType.FLOAT)
             )
@@ -102,7 +105,7 @@ def _place_recurrent(
         main.inputs.extend(carried_in)
         initial = carried_in
 
-    b = Builder(spec.layer)
+    b = Builder(plain_name(spec.layer))
     finals = node.outputs[marker.outputs : marker.outputs + count]
     signals = Signals(
         x=x,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from edgeseq.conversion.names import unique_names
 from edgeseq.errors import UnsupportedLayer, WrongUsage
 from edgeseq.runtime.manifest import Structure
 
@@ -29,6 +29,13 @@ class Input:
     """Number of ids, for an input that an Embedding reads."""
     mask_value: float | None = None
     """The value that masks a step, for an input that an Embedding with `mask_zero` or a Masking layer reads."""
+    mask_layer: str = ""
+    """Name of that layer."""
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether the second axis is time: for vectors or frames over time, and for ids."""
+        return len(self.axes) >= 3 or (len(self.axes) == 2 and self.vocabulary is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +55,8 @@ class Signature:
         """The same signature with batch free, and time in every input that is a sequence: of vectors, or of ids."""
 
         def freed(spec: Input) -> Input:
-            sequence = len(spec.axes) >= 3 or (len(spec.axes) == 2 and spec.vocabulary is not None)
             return dataclasses.replace(
-                spec, axes=("batch", "time", *spec.axes[2:]) if sequence else ("batch", *spec.axes[1:])
+                spec, axes=("batch", "time", *spec.axes[2:]) if spec.is_sequence else ("batch", *spec.axes[1:])
             )
 
         return dataclasses.replace(self, inputs=tuple(freed(spec) for spec in self.inputs))
@@ -78,7 +84,7 @@ def read_signature(model: Any, samples: Any = None) -> Signature:
 def _from_functional(model: Any, functional: Any) -> Signature:
     struct = functional._inputs_struct
     tensors = keras.tree.flatten(struct)
-    names = _unique(_dict_key_or(path, tensor.name) for path, tensor in keras.tree.flatten_with_path(struct))
+    names = unique_names(_dict_key_or(path, tensor.name) for path, tensor in keras.tree.flatten_with_path(struct))
     roles = [_role(functional, tensor) for tensor in tensors]
     inputs = []
     free_times = 0
@@ -98,10 +104,17 @@ def _from_functional(model: Any, functional: Any) -> Signature:
             axes.append(axis)
         dtype = "int32" if role.only_embeddings else tensor.dtype
         inputs.append(
-            Input(name=name, dtype=dtype, axes=tuple(axes), vocabulary=role.vocabulary, mask_value=role.mask_value)
+            Input(
+                name=name,
+                dtype=dtype,
+                axes=tuple(axes),
+                vocabulary=role.vocabulary,
+                mask_value=role.mask_value,
+                mask_layer=role.mask_layer,
+            )
         )
     outputs = keras.tree.flatten_with_path(functional._outputs_struct)
-    output_names = _unique(
+    output_names = unique_names(
         (_dict_key_or(path, tensor._keras_history.operation.name) for path, tensor in outputs), taken=names
     )
 
@@ -120,7 +133,7 @@ def _from_samples(model: Any, samples: Any) -> Signature:
     """A subclassed model: the batch axis is free, everything else as in the samples."""
     arrays = keras.tree.map_structure(np.asarray, samples)
     flat = keras.tree.flatten_with_path(arrays)
-    names = _unique(_dict_key_or(path, f"input_{index}") for index, (path, _) in enumerate(flat))
+    names = unique_names(_dict_key_or(path, f"input_{index}") for index, (path, _) in enumerate(flat))
     inputs = tuple(
         Input(
             name=name,
@@ -158,6 +171,7 @@ class _Role:
     only_embeddings: bool = False
     vocabulary: int | None = None
     mask_value: float | None = None
+    mask_layer: str = ""
 
 
 def _role(functional: Any, tensor: Any) -> _Role:
@@ -177,32 +191,18 @@ def _role(functional: Any, tensor: Any) -> _Role:
                         readers.append(operation)
 
     visit(functional, tensor)
-    embeddings = [reader for reader in readers if isinstance(reader, keras.layers.Embedding)]
-    maskings = [reader for reader in readers if isinstance(reader, keras.layers.Masking)]
-    mask_value = float(maskings[0].mask_value) if maskings else None
-    if any(embedding.mask_zero for embedding in embeddings):
-        mask_value = 0.0
+    # The exact type: a subclass may do anything with its ids.
+    embeddings = [reader for reader in readers if type(reader) is keras.layers.Embedding]
+    masking = [(layer.name, 0.0) for layer in embeddings if layer.mask_zero]
+    masking += [(layer.name, float(layer.mask_value)) for layer in readers if type(layer) is keras.layers.Masking]
     return _Role(
         only_embeddings=bool(readers) and len(embeddings) == len(readers),
         vocabulary=min((embedding.input_dim for embedding in embeddings), default=None),
-        mask_value=mask_value,
+        mask_value=masking[0][1] if masking else None,
+        mask_layer=masking[0][0] if masking else "",
     )
 
 
 def _dict_key_or(path: Sequence[Any], name: str) -> str:
     """The key of a dict entry says more than the name that Keras made up for its tensor."""
     return path[-1] if path and isinstance(path[-1], str) else name
-
-
-def _unique(names: Any, taken: Sequence[str] = ()) -> list[str]:
-    """Names that ONNX tools take, none twice."""
-    used, result = set(taken), []
-    for name in names:
-        plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-        candidate, count = plain, 1
-        while candidate in used:
-            count += 1
-            candidate = f"{plain}_{count}"
-        used.add(candidate)
-        result.append(candidate)
-    return result

@@ -22,12 +22,19 @@ _FREE_LENGTH = 5
 # Layers whose answer at a step depends on that step alone, or, for the recurrent ones, on the state. By exact type:
 # a subclass may look at the whole sequence.
 _STEPWISE_NAMES = """
-    InputLayer Dense EinsumDense Embedding Activation ReLU LeakyReLU PReLU ELU Softmax Dropout SpatialDropout1D
-    GaussianNoise GaussianDropout AlphaDropout LayerNormalization BatchNormalization Normalization Rescaling Identity
-    Add Subtract Multiply Average Maximum Minimum Concatenate TimeDistributed RNN SimpleRNN LSTM GRU SimpleRNNCell
-    LSTMCell GRUCell ConvLSTM1D ConvLSTM2D ConvLSTM3D Masking
+    InputLayer Dense Embedding Activation ReLU LeakyReLU ELU Softmax Dropout SpatialDropout1D GaussianNoise
+    GaussianDropout AlphaDropout LayerNormalization BatchNormalization Normalization Rescaling Identity Add Subtract
+    Multiply Average Maximum Minimum Concatenate TimeDistributed RNN SimpleRNN LSTM GRU SimpleRNNCell LSTMCell GRUCell
+    ConvLSTM1D ConvLSTM2D ConvLSTM3D Masking
 """
 _STEPWISE = frozenset(getattr(keras.layers, name) for name in _STEPWISE_NAMES.split())
+# Operations of a functional model that are no layers: those that work on each number alone.
+_ELEMENTWISE_OPS = frozenset(
+    ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Absolute", "Exp", "Tanh", "Sigmoid", "Relu")
+)
+# Of these, the axis must be the last one.
+_WITH_AXIS = (keras.layers.Softmax, keras.layers.Concatenate, keras.layers.LayerNormalization)
+_WITH_AXIS += (keras.layers.BatchNormalization,)
 
 
 def has_state(model: Any) -> bool:
@@ -37,19 +44,34 @@ def has_state(model: Any) -> bool:
 
 def refuse_what_cannot_stream(model: Any) -> None:
     """Raise UnsupportedLayer for the first layer that needs more of the sequence than the chunk at hand."""
-    inside: set[int] = set()
+    below_time: set[int] = set()
     for layer in _layers(model):
         if isinstance(layer, keras.layers.TimeDistributed):
-            inside.add(id(layer.layer))
-        # Below a TimeDistributed, and in a ConvLSTM's cell, axes are those of one step.
-        if id(layer) in inside or isinstance(layer, keras.Model) or type(layer).__name__ == "ConvLSTMCell":
+            # Axes below are those of one step; recurrent layers there are refused while tracing.
+            below_time |= {id(layer.layer), *(id(inner) for inner in layer.layer._flatten_layers())}
+        if isinstance(layer, keras.Model):
+            for operation in getattr(getattr(layer, "_functional", layer), "operations", []):
+                if not isinstance(operation, keras.layers.Layer) and type(operation).__name__ not in _ELEMENTWISE_OPS:
+                    _refuse(operation)
             continue
-        if type(layer) not in _STEPWISE:
-            raise UnsupportedLayer(
-                layer.name,
-                f"a {type(layer).__name__} is not known to look at one time step at a time, so the file cannot be fed "
-                "in chunks. Export without streaming, or leave this layer to the application",
-            )
+        if id(layer) in below_time or type(layer).__name__ == "ConvLSTMCell":
+            continue
+        if type(layer) not in _STEPWISE or (isinstance(layer, _WITH_AXIS) and not _on_last_axis(layer)):
+            _refuse(layer)
+
+
+def _refuse(operation: Any) -> None:
+    raise UnsupportedLayer(
+        operation.name,
+        f"a {type(operation).__name__} like this one is not known to look at one time step at a time, so the file "
+        "cannot be fed in chunks. Export without streaming, or leave this layer to the application",
+    )
+
+
+def _on_last_axis(layer: Any) -> bool:
+    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
+    rank = len(layer.output.shape) if layer._inbound_nodes else None
+    return all(axis == -1 or (rank is not None and axis == rank - 1) for axis in axes)
 
 
 def answers(model: Any, signature: Signature, given: Sequence[Array] | None, outputs: Sequence[TensorSpec]) -> Answers:
@@ -64,17 +86,22 @@ def answers(model: Any, signature: Signature, given: Sequence[Array] | None, out
     segments = [[make_input(spec, sizes, random) for spec in signature.inputs] for _ in range(_SEGMENTS)]
     if given is not None:
         segments.insert(0, list(given))
+    for index, spec in enumerate(signature.inputs):
+        if not spec.is_sequence:
+            # It says something of the whole sequence, so it is the same in every call.
+            for segment in segments[1:]:
+                segment[index] = segments[0][index]
     reset_states(model)
     called = [signature.call(*segment) for segment in segments]
     reset_states(model)
     names = signature.output_names or made_names(keras.tree.flatten_with_path(called[0]))
     flat = [[keras.ops.convert_to_numpy(value) for value in keras.tree.flatten(result)] for result in called]
     inputs = {
-        spec.name: _end_to_end([segment[index] for segment in segments]) for index, spec in enumerate(signature.inputs)
+        spec.name: _end_to_end([segment[index] for segment in segments]) if spec.is_sequence else segments[0][index]
+        for index, spec in enumerate(signature.inputs)
     }
-    length = next(iter(segments[0])).shape[1]
     answered = {
-        name: _end_to_end([values[index] for values in flat]) if is_sequence(spec, length) else flat[-1][index]
+        name: _end_to_end([values[index] for values in flat]) if spec.time_axis is not None else flat[-1][index]
         for index, (name, spec) in enumerate(zip(names, outputs, strict=True))
     }
     # The first call alone too: it has the shape that Keras takes.
@@ -90,13 +117,8 @@ def answers(model: Any, signature: Signature, given: Sequence[Array] | None, out
     )
 
 
-def is_sequence(spec: TensorSpec, time_steps: int) -> bool:
-    """Whether a tensor's second axis is time: by its name, or, where lengths are fixed, by its length."""
-    return len(spec.axes) > 1 and (spec.axes[1] == "time" or (len(spec.axes) > 2 and spec.axes[1] == time_steps))
-
-
 def _layers(model: Any) -> list[Any]:
-    return list(model._flatten_layers(include_self=False))
+    return list(model._flatten_layers())
 
 
 def _end_to_end(pieces: Sequence[Array]) -> Array:

@@ -20,12 +20,15 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.backend.tensorflow.core import name_scope
 
 from edgeseq.conversion.layers import read_bidirectional, read_layer
+from edgeseq.conversion.names import plain_name
 from edgeseq.errors import EdgeseqError, UnsupportedLayer
 from edgeseq.lowering.spec import STATES, Array, RecurrentSpec
 
-_LOCK = threading.RLock()
+LOCK = threading.RLock()
+"""Held while anything of Keras's, TensorFlow's or tf2onnx's is patched or switched for the whole process."""
 
 # A constant smaller than this is no burden to the converter.
 _LARGE_WEIGHT_ELEMENTS = 1024
@@ -37,6 +40,12 @@ class RecurrentMarker:
     its outputs are the spec's outputs, then its states."""
 
     spec: RecurrentSpec
+    layer_id: int
+    """Which Keras layer to report it as: the outermost Bidirectional around it, or the layer itself."""
+    layer: str
+    """Name of that layer."""
+    layer_type: str
+    """Keras class name of that layer."""
     outputs: int
     """Number of outputs before the states."""
     state_shape: tuple[int, ...]
@@ -54,6 +63,8 @@ class Trace:
     recurrent: dict[str, RecurrentMarker] = field(default_factory=dict)
     weights: dict[str, Array] = field(default_factory=dict)
     carried_layers: set[int] = field(default_factory=set)
+    around: list[Any] = field(default_factory=list)
+    """Bidirectional and TimeDistributed layers that the tracing is inside of, outermost first."""
     refusal: EdgeseqError | None = None
     """What a replaced call raised: Keras puts an exception of its own in the place of any that passes through it."""
 
@@ -82,7 +93,11 @@ def trace_model(call: Callable[..., Sequence[Any]], inputs: Sequence[tf.TensorSp
 
 @contextlib.contextmanager
 def _patched(trace: Trace) -> Iterator[None]:
-    """Replace the calls of Keras's layers, in this thread, for the time of one trace."""
+    """Replace the calls of Keras's layers, in this thread, for the time of one trace.
+
+    Meanwhile functions run eagerly in the whole process: another thread's `predict` is slower, and its answers are the
+    same.
+    """
     keras_layers = keras.layers
     makers: list[tuple[type, str, Callable[[Trace, Callable[..., Any]], Callable[..., Any]]]] = [
         (keras_layers.RNN, "call", _recurrent_call),
@@ -93,8 +108,10 @@ def _patched(trace: Trace) -> Iterator[None]:
         (keras_layers.TimeDistributed, "call", _time_distributed_call),
         (keras_layers.Embedding, "call", _embedding_call),
         (keras_layers.Dense, "call", _dense_call),
+        # TensorFlow refuses scopes with spaces and umlauts, which Keras takes for names of layers.
+        (name_scope, "__init__", _plain_scope),
     ]
-    with _LOCK:
+    with LOCK:
         originals = [(owner, name, owner.__dict__[name]) for owner, name, _ in makers]
         eager = tf.config.functions_run_eagerly()
         thread = threading.get_ident()
@@ -128,6 +145,10 @@ def _in_thread(
     return call
 
 
+def _plain_scope(trace: Trace, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001
+    return lambda self, name, **kwargs: original(self, "/".join(map(plain_name, name.split("/"))), **kwargs)
+
+
 def _never(trace: Trace, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001
     return lambda *_, **__: False
 
@@ -151,7 +172,16 @@ def _place(
         output = state = list(layer.cell.compute_output_shape((batch, *x.shape[2:]))[0][1:])
     output_shape = tf.TensorShape([batch, time, *output] if spec.return_sequences else [batch, *output])
     state_shape = tf.TensorShape([batch, *state])
-    trace.recurrent[token] = RecurrentMarker(spec=spec, outputs=outputs, state_shape=tuple(state), carried=carried)
+    owner = next((outer for outer in trace.around if isinstance(outer, keras.layers.Bidirectional)), layer)
+    trace.recurrent[token] = RecurrentMarker(
+        spec=spec,
+        layer_id=id(owner),
+        layer=owner.name,
+        layer_type=type(owner).__name__,
+        outputs=outputs,
+        state_shape=tuple(state),
+        carried=carried,
+    )
     count = len(STATES[spec.kind]) * len(spec.directions)
     results = _marker(
         token,
@@ -177,8 +207,14 @@ def _tensors(x: Any, initial_state: Any, mask: Any) -> tuple[Any, list[Any], Any
 
 def _carries(trace: Trace, layer: Any, initial_state: Any, mask: Any) -> bool:
     """Whether this call's states become inputs and outputs of the file; refuses what could not be exact."""
-    if initial_state is not None or not (trace.streaming or layer.stateful):
+    if not (trace.streaming or layer.stateful):
         return False
+    if initial_state is not None:
+        if trace.streaming:
+            raise UnsupportedLayer(layer.name, "its initial state is given in each call, so it cannot be carried along")
+        return False
+    if any(isinstance(outer, keras.layers.TimeDistributed) for outer in trace.around):
+        raise UnsupportedLayer(layer.name, "it is inside a TimeDistributed, whose steps begin from zero each")
     if layer.go_backwards:
         raise UnsupportedLayer(layer.name, "it goes backwards, so it cannot carry a state from chunk to chunk")
     if mask is not None:
@@ -211,7 +247,8 @@ def _bidirectional_call(trace: Trace, original: Callable[..., Any]) -> Callable[
         x, states, mask = _tensors(sequences, initial_state, mask)
         spec = read_bidirectional(self, masked=mask is not None, given_state=bool(states), time_steps=x.shape[1])
         if spec is None:
-            return original(self, x, initial_state=initial_state, mask=mask, training=training)
+            with _inside(trace, self):
+                return original(self, x, initial_state=initial_state, mask=mask, training=training)
         count = 2 if spec.merge == "none" else 1
         outputs, finals = _place(trace, self, spec, x, states, mask, outputs=count, carried=False)
         if not self.return_state:
@@ -229,8 +266,6 @@ def _time_distributed_call(trace: Trace, original: Callable[..., Any]) -> Callab
     """
 
     def call(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        if getattr(self.layer, "stateful", False):
-            raise UnsupportedLayer(self.name, f"it steps the stateful layer '{self.layer.name}' over its outer time")
         x = tf.convert_to_tensor(inputs)
         shape = tf.shape(x)
         kwargs: dict[str, Any] = {}
@@ -242,11 +277,21 @@ def _time_distributed_call(trace: Trace, original: Callable[..., Any]) -> Callab
         batch, time = x.shape[0], x.shape[1]
         rows = tf.reshape(x, tf.concat([[-1], shape[2:]], 0))
         rows = tf.ensure_shape(rows, [None if None in (batch, time) else batch * time, *x.shape[2:]])
-        y = self.layer.call(rows, **kwargs)
+        with _inside(trace, self):
+            y = self.layer.call(rows, **kwargs)
         result = tf.reshape(y, tf.concat([shape[:2], tf.shape(y)[1:]], 0))
         return tf.ensure_shape(result, [batch, time, *y.shape[1:]])
 
     return call
+
+
+@contextlib.contextmanager
+def _inside(trace: Trace, layer: Any) -> Iterator[None]:
+    trace.around.append(layer)
+    try:
+        yield
+    finally:
+        trace.around.pop()
 
 
 def _weight(trace: Trace, variable: Any) -> Any:
@@ -261,7 +306,7 @@ def _weight(trace: Trace, variable: Any) -> Any:
 
 def _embedding_call(trace: Trace, original: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Any, inputs: Any) -> Any:
-        if not _plain(self):
+        if not _plain(self, keras.layers.Embedding):
             return original(self, inputs)
         inputs = tf.convert_to_tensor(inputs)
         if inputs.dtype not in (tf.int32, tf.int64):
@@ -273,7 +318,7 @@ def _embedding_call(trace: Trace, original: Callable[..., Any]) -> Callable[...,
 
 def _dense_call(trace: Trace, original: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: Any, inputs: Any, training: Any = None) -> Any:
-        if not _plain(self):
+        if not _plain(self, keras.layers.Dense):
             return original(self, inputs, training=training)
         x = tf.matmul(tf.convert_to_tensor(inputs), _weight(trace, self._kernel))
         if self.bias is not None:
@@ -283,6 +328,6 @@ def _dense_call(trace: Trace, original: Callable[..., Any]) -> Callable[..., Any
     return call
 
 
-def _plain(layer: Any) -> bool:
-    """Whether a Dense or Embedding is in float32 and neither quantized nor adapted by LoRA."""
-    return layer.compute_dtype == "float32" and not layer.quantization_mode and not layer.lora_enabled
+def _plain(layer: Any, kind: type) -> bool:
+    """Whether a layer is exactly of `kind`, a Dense or Embedding, and neither quantized nor adapted by LoRA."""
+    return type(layer) is kind and not layer.quantization_mode and not layer.lora_enabled

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseq.conversion.reference import Trial
-from edgeseq.conversion.streaming import is_sequence
 from edgeseq.files import StrPath
 from edgeseq.parity import Parity, compare_answers
 from edgeseq.runtime import Model, structure
@@ -52,8 +51,9 @@ def final_states(path: StrPath, inputs: Mapping[str, Array]) -> dict[str, Array]
 
 def _ways_to_cut(manifest: Manifest, inputs: Mapping[str, Array]) -> Iterator[list[int]]:
     """Chunk lengths that add up to the whole: all at once, one by one, and unevenly; or as the file fixes them."""
-    spec = manifest.inputs[0]
-    whole, axis = inputs[spec.name].shape[1], spec.axes[1]
+    spec = next(spec for spec in manifest.inputs if spec.time_axis is not None)
+    assert spec.time_axis is not None
+    whole, axis = inputs[spec.name].shape[spec.time_axis], spec.axes[spec.time_axis]
     if isinstance(axis, int):
         yield [axis] * (whole // axis)
         return
@@ -68,9 +68,7 @@ def _pieces(model: Model, inputs: Mapping[str, Array], lengths: Sequence[int]) -
     start = 0
     for length in lengths:
         yield {
-            spec.name: inputs[spec.name][:, start : start + length]
-            if len(spec.axes) > 1 and spec.axes[1] in ("time", length)
-            else inputs[spec.name]
+            spec.name: inputs[spec.name][:, start : start + length] if spec.time_axis is not None else inputs[spec.name]
             for spec in model.inputs
         }
         start += length
@@ -85,7 +83,7 @@ def _streamed(model: Model, inputs: Mapping[str, Array], lengths: Sequence[int])
     ]
     return {
         spec.name: np.concatenate([chunk[spec.name] for chunk in chunks], axis=1)
-        if is_sequence(spec, lengths[0])
+        if spec.time_axis is not None
         else chunks[-1][spec.name]
         for spec in model.outputs
     }

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from edgeseq.lowering import activations, masks
 from edgeseq.lowering.builder import Builder
 from edgeseq.lowering.spec import GATES, STATES, Activation, Array, Direction, Kind, RecurrentSpec, select_gates
-from edgeseq.lowering.strategy import Lowered, Signals, merge, zero_where
+from edgeseq.lowering.strategy import Lowered, Signals, merge
 
 _OP: dict[Kind, str] = {"simple_rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
 
@@ -37,6 +37,10 @@ def decline(spec: RecurrentSpec, target: str) -> str:
             names = tuple(name for name, _, _ in map(activations.op_attribute, _functions(direction)))  # type: ignore[misc]
             if names != _CUDNN[spec.kind]:
                 return f"onnxruntime's CUDA {_OP[spec.kind]} has {_CUDNN[spec.kind]}, not {names}, and runs on the CPU"
+    if len(spec.directions) == 2 and spec.masked and spec.return_sequences and spec.masked_output == "repeat":
+        return "each direction repeats another output at a masked step, and they come merged from one op"
+    if target == "tensorrt" and len({tuple(_functions(direction)) for direction in spec.directions}) > 1:
+        return "TensorRT wants the same activations in both directions"
     if target == "cuda" and spec.kind == "gru" and not spec.reset_after:
         return "onnxruntime's CUDA GRU with linear_before_reset=0 runs on the CPU"
     return ""
@@ -59,9 +63,10 @@ def lower(b: Builder, spec: RecurrentSpec, signals: Signals) -> Lowered:
     # (directions, batch, units) each, in the op's order of states.
     by_direction = [_unstack(b, state, len(spec.directions), axis=0) for state in final]
     states = tuple(state[d] for d in range(len(spec.directions)) for state in by_direction)
-    ends = tuple(by_direction[0])
-    if mask is not None:
-        ends, states = _mask_ends(b, spec, mask, backwards, signals.initial, ends, states)
+    if mask is not None and signals.initial:
+        # A row without a valid step gives its initial state back; onnxruntime gives zeros.
+        valid = masks.any_valid(b, mask)
+        states = tuple(b.op("Where", valid, state, start) for state, start in zip(states, signals.initial, strict=True))
 
     outputs: tuple[ir.Value, ...] = ()
     if wants_sequence:
@@ -70,6 +75,13 @@ def lower(b: Builder, spec: RecurrentSpec, signals: Signals) -> Lowered:
             zero = spec.masked_output == "zero"
             outputs = tuple(masks.spread(b, compaction, output, zero=zero) for output in outputs)
     elif signals.wants_output:
+        ends = tuple(by_direction[0])
+        if mask is not None:
+            late = [backwards] if len(ends) == 1 else [direction.backwards for direction in spec.directions]
+            ends = tuple(
+                masks.last_output(b, spec, mask, end, backwards=late[index], from_zero=not signals.initial)
+                for index, end in enumerate(ends)
+            )
         outputs = ends if len(ends) == 1 else _merge_ends(b, spec, final[0], ends, masked=mask is not None)
     return Lowered(outputs=outputs, states=states if signals.wants_states else (), op_types=(_OP[spec.kind],))
 
@@ -152,27 +164,6 @@ def _unstack(b: Builder, x: ir.Value, count: int, axis: int) -> list[ir.Value]:
         return [b.squeeze(x, axis)]
     parts = b.multi("Split", x, b.integers(*[1] * count), outputs=count, axis=axis)
     return [b.squeeze(part, axis) for part in parts]
-
-
-def _mask_ends(
-    b: Builder,
-    spec: RecurrentSpec,
-    mask: ir.Value,
-    backwards: bool,
-    initial: tuple[ir.Value, ...],
-    ends: tuple[ir.Value, ...],
-    states: tuple[ir.Value, ...],
-) -> tuple[tuple[ir.Value, ...], tuple[ir.Value, ...]]:
-    """Last outputs and states of rows that end on, or consist of, masked steps."""
-    if initial:
-        # A row without a valid step gives its initial state back and puts out zeros; onnxruntime gives zeros for both.
-        valid = masks.any_valid(b, mask)
-        ends = tuple(zero_where(b, valid, end) for end in ends)
-        states = tuple(b.op("Where", valid, state, start) for state, start in zip(states, initial, strict=True))
-    if spec.masked_output == "zero" and not spec.return_sequences:
-        last = b.op("Gather", mask, b.integers(0 if backwards else -1), axis=1)
-        ends = tuple(zero_where(b, last, end) for end in ends)
-    return ends, states
 
 
 def _sequence(b: Builder, spec: RecurrentSpec, y: ir.Value, backwards: bool) -> tuple[ir.Value, ...]:

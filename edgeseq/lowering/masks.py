@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeseq.lowering.builder import Builder
+from edgeseq.lowering.spec import RecurrentSpec
 from edgeseq.lowering.strategy import zero_where
 
 
@@ -67,3 +68,24 @@ def any_valid(b: Builder, mask: ir.Value) -> ir.Value:
     """(batch, 1) Boolean: whether a row has a valid step at all."""
     counts = b.op("ReduceSum", b.op("Cast", mask, to=ir.DataType.INT32), b.integers(1), keepdims=1)
     return b.op("Greater", counts, b.constant(0, np.int32))
+
+
+def last_output(
+    b: Builder, spec: RecurrentSpec, mask: ir.Value, state: ir.Value, *, backwards: bool, from_zero: bool
+) -> ir.Value:
+    """The last step's output, (batch, units[, spatial...]), from the state after it.
+
+    They differ where every step is masked, unless the states begin at zero, and where the last one is and masked steps
+    put out zeros. `backwards` says that the last step computed is the first in time.
+    """
+    rank = 0 if spec.convolution is None else spec.convolution.rank
+    axes = b.integers(*range(2, 2 + rank)) if rank else None
+
+    def zero_unless(keep: ir.Value) -> ir.Value:
+        return zero_where(b, keep if axes is None else b.op("Unsqueeze", keep, axes), state)
+
+    if not from_zero:
+        state = zero_unless(any_valid(b, mask))
+    if spec.masked_output == "zero":
+        state = zero_unless(b.op("Gather", mask, b.integers(0 if backwards else -1), axis=1))
+    return state

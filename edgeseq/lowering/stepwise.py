@@ -87,7 +87,11 @@ def lower(b: Builder, spec: RecurrentSpec, signals: Signals, run: Run, op_type: 
             batch_first = b.transpose(sequence, 1, 0, *range(2, 3 + rank))
             sequences.append(cells.channels_back(b, spec, batch_first, leading=2))
         else:
-            ends.append(_last_output(b, spec, direction, signals, finals[0], rank))
+            end = finals[0]
+            if signals.mask is not None:
+                late, from_zero = direction.backwards, not given
+                end = masks.last_output(b, spec, signals.mask, end, backwards=late, from_zero=from_zero)
+            ends.append(end)
     outputs = tuple(sequences or ends)
     if len(outputs) == 2:
         outputs = merge(b, spec, *outputs)
@@ -116,22 +120,3 @@ def masked_step(
     previous = carried[count]
     output = zero_where(b, mask, output) if previous is None else b.op("Where", mask, output, previous)
     return [*kept, output], output
-
-
-def _last_output(
-    b: Builder, spec: RecurrentSpec, direction: Direction, signals: Signals, state: ir.Value, rank: int
-) -> ir.Value:
-    """The last step's output from the last state, which differ only where that step, or every step, is masked."""
-    if signals.mask is None:
-        return state
-    more_axes = b.integers(*range(2, 2 + rank))
-
-    def fit(keep: ir.Value) -> ir.Value:
-        return b.op("Unsqueeze", keep, more_axes) if rank else keep
-
-    if signals.initial:
-        state = zero_where(b, fit(masks.any_valid(b, signals.mask)), state)
-    if spec.masked_output == "zero":
-        last = b.op("Gather", signals.mask, b.integers(0 if direction.backwards else -1), axis=1)
-        state = zero_where(b, fit(last), state)
-    return state

@@ -18,6 +18,7 @@ from edgeseq.quantization.samples import Given, SplitSamples, read_labels, read_
 from edgeseq.quantization.search import Budget, Progress, Tried, search
 from edgeseq.quantization.summary import make_report
 from edgeseq.quantization.write import finish, write
+from edgeseq.runtime.golden import check_golden
 from edgeseq.runtime.manifest import Manifest, load_manifest
 from edgeseq.runtime.model import Model
 
@@ -69,6 +70,7 @@ def quantize(
     chosen_metric, budget = _budget(labels, metric, greater_is_better, max_error, max_drop)
     path = check_input(source, "ONNX file")
     target = check_output(output, overwrite=overwrite)
+    check_golden(target, overwrite=overwrite)
     if target.exists() and target.samefile(path):
         raise WrongUsage(f"the output is the file to quantize: {target}. Give it another name.")
     manifest = load_manifest(path)

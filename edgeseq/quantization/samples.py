@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
-from edgeseq.files import StrPath, check_input
+from edgeseq.arrays import read_arrays
+from edgeseq.errors import InputMismatch
+from edgeseq.files import StrPath
 from edgeseq.runtime.feed import Feed as RuntimeFeed
 from edgeseq.runtime.manifest import Manifest, TensorSpec
 
@@ -58,7 +58,7 @@ def read_samples(given: Given, manifest: Manifest) -> Feed:
     an array, a dict by name, or a list in the order of the inputs. Axis 0 of every array is the batch.
     Raises MissingInput, InvalidFile, and InputMismatch with the input's name.
     """
-    loaded = _load(given, "samples") if isinstance(given, str | Path) else given
+    loaded = read_arrays(given, "samples") if isinstance(given, str | os.PathLike) else given
     names = [entry.name for entry in manifest.inputs]
     if isinstance(loaded, dict) and len(loaded) == len(names) == 1:
         # The name says nothing then: numpy.savez(path, x) calls it arr_0.
@@ -81,11 +81,9 @@ def read_labels(given: StrPath | npt.ArrayLike, rows: int) -> Array:
     `given` is an array, or a path to an .npy file or to an .npz file with one array. Raises MissingInput, InvalidFile,
     and InputMismatch when their number is not `rows` or they are not finite numbers.
     """
-    loaded = _load(given, "labels") if isinstance(given, str | Path) else given
+    loaded = read_arrays(given, "labels") if isinstance(given, str | os.PathLike) else given
     if isinstance(loaded, dict):
-        if len(loaded) != 1:
-            raise InputMismatch(f"labels need one array; the file has {len(loaded)}: {', '.join(loaded)}.")
-        loaded = next(iter(loaded.values()))
+        raise InputMismatch(f"labels need one array; the file has {len(loaded)}: {', '.join(loaded)}.")
     labels = np.asarray(loaded)
     if labels.ndim == 0 or len(labels) != rows:
         got = "a single value" if labels.ndim == 0 else f"{len(labels)}"
@@ -128,17 +126,3 @@ def split(feed: Feed, inputs: Sequence[TensorSpec], batch: int) -> SplitSamples:
         first={name: array[:group] for name, array in feed.items()},
         unused_rows=rows - groups * group,
     )
-
-
-def _load(path: StrPath, what: str) -> Array | dict[str, Array]:
-    source = check_input(path, what)
-    if source.suffix not in (".npz", ".npy"):
-        raise WrongUsage(f"{what} must be an .npz or .npy file, not {source.name}. Save arrays with numpy.savez.")
-    try:
-        loaded = np.load(source, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                return {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidFile(source, f"it is not a numpy file of plain numbers ({error})") from error
-    return np.asarray(loaded)

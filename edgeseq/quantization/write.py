@@ -18,8 +18,8 @@ from edgeseq.quantization.layers import Layer, has_external_data
 from edgeseq.quantization.measure import SampledTrial, run_all, serialize
 from edgeseq.quantization.metrics import tolerance_for
 from edgeseq.quantization.search import Choices
-from edgeseq.runtime.golden import Golden, golden_folder, read_golden, write_golden
-from edgeseq.runtime.manifest import METADATA_KEY, Manifest, RecurrentLayer
+from edgeseq.runtime.golden import Golden, check_golden, golden_folder, read_golden, write_golden
+from edgeseq.runtime.manifest import METADATA_KEY, Manifest, Quantization, RecurrentLayer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,12 +62,12 @@ def quantized_file(
             manifest,
             tolerance=tolerance,
             recurrent=tuple(_after(entry, choices, layers) for entry in manifest.recurrent),
-            quantization={
-                "method": "post-training",
-                "layers": dict(sorted(choices.items())),
-                "rows_independent": rows_independent(choices),
-                "onnxruntime": onnxruntime.__version__,
-            },
+            quantization=Quantization(
+                method="post-training",
+                layers=dict(sorted(choices.items())),
+                rows_independent=rows_independent(choices),
+            ),
+            versions={**manifest.versions, "onnxruntime": onnxruntime.__version__},
         )
         entry = next(entry for entry in result.metadata_props if entry.key == METADATA_KEY)
         entry.value = updated.to_json()
@@ -78,8 +78,10 @@ def write(target: Path, result: Result, model_hash: str) -> None:
     """Write the samples, then the file. Samples of an older file of that name never stay beside it."""
     if result.golden is not None:
         write_golden(target, result.golden, model_hash)
-    else:
-        shutil.rmtree(golden_folder(target), ignore_errors=True)
+    elif golden_folder(target).exists():
+        # Looked at again: it may have come since the work began, and only samples may go.
+        check_golden(target, overwrite=True)
+        shutil.rmtree(golden_folder(target))
     write_bytes(target, result.content)
 
 

@@ -74,6 +74,9 @@ def write_golden(model_path: StrPath, golden: Golden, model_hash: str) -> Path:
 def read_golden(model_path: StrPath, model_hash: str) -> Golden:
     """The samples beside `model_path`.
 
+    Without a file `model_hash`, as other tools write such folders, or with `model_hash` empty, nothing tells which
+    model they belong to, and they are taken as this one's.
+
     Raises MissingInput when there are none, InvalidFile when they are damaged or belong to another model.
     """
     folder = golden_folder(model_path)
@@ -81,12 +84,19 @@ def read_golden(model_path: StrPath, model_hash: str) -> Golden:
     if not samples.is_dir():
         raise MissingInput(samples, "folder of golden samples", "Export writes it; copy it along with the .onnx file.")
     written_for = folder / _HASH
-    if model_hash and written_for.is_file() and written_for.read_text() != model_hash:
+    if model_hash and written_for.is_file() and written_for.read_bytes() != model_hash.encode():
         raise InvalidFile(folder, "these golden samples belong to another model. Export the model again")
     own = _read(samples, "own_output")
     return Golden(inputs=_read(samples, "input"), outputs=_read(samples, "output"), own_outputs=own or None)
 
 
 def _read(folder: Path, prefix: str) -> dict[str, npt.NDArray[Any]]:
-    found = sorted(folder.glob(f"{prefix}_*.pb"), key=lambda path: int(path.stem.rpartition("_")[2]))
+    found = sorted(folder.glob(f"{prefix}_*.pb"), key=lambda path: _number(path, prefix))
     return dict(wire.read_tensor(path) for path in found)
+
+
+def _number(path: Path, prefix: str) -> int:
+    digits = path.stem.removeprefix(f"{prefix}_")
+    if not (digits.isascii() and digits.isdigit()):
+        raise InvalidFile(path, f"golden samples are named {prefix}_0.pb, {prefix}_1.pb and so on")
+    return int(digits)

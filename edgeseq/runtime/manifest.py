@@ -1,20 +1,22 @@
 """The manifest: one JSON document in a file's metadata, under the key `edgeseq`, that says how to use the file.
 
 Every dataclass here is the JSON object of the same shape; `Manifest.to_json` and `Manifest.from_json` are inverses.
-No measured value is kept in it, so that the same model exported twice gives the same bytes.
+Fields may be added, with a default, without a new format version: readers leave out what they do not know. The version
+grows when a field changes its meaning or goes away. No measured value is kept in it, so that the same model exported
+twice gives the same bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from edgeseq import files
 from edgeseq.errors import InvalidFile
-from edgeseq.runtime import wire
+from edgeseq.runtime import document, wire
 
 METADATA_KEY = "edgeseq"
 FORMAT_VERSION = 1
@@ -34,8 +36,32 @@ class TensorSpec:
     """numpy dtype name of the ONNX tensor, such as ``float32``, ``int32`` or ``bool``."""
     axes: tuple[str | int, ...]
     """One entry an axis: an int is a fixed length, a name (``batch``, ``time``, ``time_2``) a free one."""
-    ids: int | None = None
-    """For an input that an Embedding reads: its ids are 0 to this number, left out. None for any other."""
+    vocabulary_size: int | None = None
+    """For an input that an Embedding reads: how many ids there are, from 0 on. None for any other."""
+
+    @property
+    def batch_axis(self) -> int | None:
+        """The axis of rows: the first named ``batch...``, else the first of all, if that may be one."""
+        for place, axis in enumerate(self.axes):
+            if isinstance(axis, str) and axis.startswith("batch"):
+                return place
+        if not self.axes or self.time_axis == 0:
+            return None
+        # A lone fixed axis is a vector of its own, not rows.
+        return 0 if isinstance(self.axes[0], str) or len(self.axes) >= 2 else None
+
+    @property
+    def time_axis(self) -> int | None:
+        """The axis of time steps: the first named ``time...``, else the second of (batch, time, features...) or of ids.
+
+        (batch, ids) are integers, or have a `vocabulary_size`; floats of that rank are (batch, features).
+        """
+        for place, axis in enumerate(self.axes):
+            if isinstance(axis, str) and axis.startswith("time"):
+                return place
+        integers = self.vocabulary_size is not None or self.dtype.startswith(("int", "uint"))
+        is_sequence = len(self.axes) >= 3 or (len(self.axes) == 2 and integers)
+        return 1 if is_sequence and not str(self.axes[1]).startswith("batch") else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +84,8 @@ class StateSpec:
 class MaskSpec:
     """Where a Boolean mask over time steps comes from. The mask is computed inside the file."""
 
+    input: str
+    """Name of the input whose steps are masked."""
     layer: str
     """Name of the Keras layer that makes the mask."""
     value: float
@@ -85,7 +113,19 @@ class ThreadAdvice:
     batch: int
     """Smallest batch size this advice is for."""
     threads: int
-    """Intra-op threads; 0 means all cores."""
+    """Intra-op threads; 0 means all cores (one thread a physical core)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """What `edgeseq quantize` did to the file."""
+
+    method: str
+    """``post-training``."""
+    layers: Mapping[str, str]
+    """Name of each layer that is quantized to its form."""
+    rows_independent: bool
+    """Whether a row's answer is the same whatever rows it is in a batch with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,57 +152,50 @@ class Manifest:
     """Keras's parameter count of the model."""
     tolerance: float = 1e-5
     """|a - b| <= tolerance × max(1, max |reference|) is parity for this file on the CPU."""
-    quantization: Mapping[str, Any] | None = None
+    quantization: Quantization | None = None
     """What `edgeseq quantize` did; None for a file in full precision."""
     threads: tuple[ThreadAdvice, ...] = ()
     """Advice in ascending batch size."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Versions of edgeseq, keras, tf2onnx and onnx at export."""
+    """Versions of edgeseq, keras, tf2onnx and onnx at export, and of the onnxruntime that quantized."""
     model_hash: str = ""
     """SHA-256 of the canonical Keras config and weights, in hexadecimal."""
     format_version: int = FORMAT_VERSION
     """Version of this document's format."""
 
     def to_json(self) -> str:
-        """The document as compact JSON with sorted keys: the same manifest always gives the same bytes."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """The document as compact JSON with sorted keys: the same manifest always gives the same bytes.
+
+        Raises ValueError for a number that is not finite, which JSON does not have.
+        """
+        return json.dumps(
+            dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Read a document written by `to_json`.
+        """Read a document written by `to_json`; keys that this edgeseq does not know are left out.
 
         Raises ValueError, with the reason as its message, when the text is not a manifest or of a newer format.
         """
         try:
-            document = json.loads(text)
+            found = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"its edgeseq manifest is not JSON ({error})") from error
-        if not isinstance(document, dict) or not isinstance(document.get("format_version"), int):
+        if not isinstance(found, dict) or not isinstance(found.get("format_version"), int):
             raise ValueError("its edgeseq manifest has no format version")
-        if document["format_version"] > FORMAT_VERSION:
+        if found["format_version"] > FORMAT_VERSION:
             raise ValueError(
-                f"its manifest has format version {document['format_version']}; this edgeseq reads up to "
+                f"its manifest has format version {found['format_version']}; this edgeseq reads up to "
                 f"{FORMAT_VERSION}. Upgrade with: pip install --upgrade edgeseq"
             )
         try:
-            return cls(
-                **{
-                    **document,
-                    "inputs": _read(TensorSpec, document["inputs"]),
-                    "outputs": _read(TensorSpec, document["outputs"]),
-                    "states": _read(StateSpec, document["states"]),
-                    "masks": _read(MaskSpec, document["masks"]),
-                    "recurrent": _read(RecurrentLayer, document["recurrent"]),
-                    "threads": _read(ThreadAdvice, document["threads"]),
-                }
-            )
-        except KeyError as error:
-            raise ValueError(f"its edgeseq manifest lacks {error}") from error
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"its edgeseq manifest is damaged ({error})") from error
+            return document.read(cls, found)
+        except ValueError as error:
+            raise ValueError(f"its edgeseq manifest is damaged: {error}") from error
 
     def threads_for(self, batch: int | None) -> int:
-        """Recommended intra-op threads for `batch` (None is taken as 1); 0 means all cores."""
+        """Recommended intra-op threads for `batch` (None is taken as 1); 0 means all cores, as in `ThreadAdvice`."""
         fitting = [advice.threads for advice in self.threads if advice.batch <= (batch or 1)]
         return fitting[-1] if fitting else 0
 
@@ -182,8 +215,16 @@ def load_manifest(path: files.StrPath) -> Manifest | None:
         raise InvalidFile(path, str(error)) from error
 
 
-def _read(kind: Any, rows: list[dict[str, Any]]) -> tuple[Any, ...]:
-    """Rows of JSON objects as dataclasses; JSON lists become the tuples that the fields hold."""
-    return tuple(
-        kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}) for row in rows
-    )
+def time_axes(inputs: Sequence[TensorSpec]) -> dict[str, int]:
+    """The time axis, by name, of those inputs that a stream cuts into steps; the others are static.
+
+    Where a time axis is free, those are the inputs with a free one. Where none is, they are as long as the first input
+    of (batch, time, features...), or of ids if there is none.
+    """
+    found = [(spec, axis) for spec in inputs if (axis := spec.time_axis) is not None]
+    free = [(spec, axis) for spec, axis in found if isinstance(spec.axes[axis], str)]
+    if found and not free:
+        # Integers of rank 2 may also be features; higher ranks are surer.
+        surest, axis = max(found, key=lambda entry: len(entry[0].axes) >= 3)
+        free = [(spec, place) for spec, place in found if spec.axes[place] == surest.axes[axis]]
+    return {spec.name: axis for spec, axis in free}

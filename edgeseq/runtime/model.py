@@ -17,17 +17,21 @@ from edgeseq.runtime.manifest import Manifest, TensorSpec, load_manifest
 from edgeseq.runtime.preprocessing import Preprocessing
 from edgeseq.runtime.stream import Stream
 
+# Fused ops that answer a number where Keras answers NaN; unrolled steps and Scan keep the NaN. A file that edgeseq did
+# not write says nothing of its layers, and is run as it is.
+_LOSES_NAN = frozenset({"LSTM", "GRU", "DynamicQuantizeLSTM"})
+
 
 class Model:
     """An ONNX file, ready to run; any ONNX model opens, also one that edgeseq did not write.
 
     `provider` is ``cpu``, ``cuda``, ``tensorrt`` or onnxruntime's own name of another; `provider_options` go to it as
-    they are. `threads` are those within one op, 0 for one a physical core; None takes the file's recommendation for
-    the `batch` told (1 unless told), and all cores where the file has none.
+    they are. `threads` are those within one op, 0 for all cores (one thread a physical core); None takes the file's
+    recommendation for the `batch` told (1 unless told), and all cores where the file has none.
 
     One object may be called from several threads at once.
 
-    Raises MissingInput, InvalidFile, WrongUsage (unknown provider), ProviderUnavailable and MissingExtra.
+    Raises MissingInput, InvalidFile, WrongUsage (unknown provider, bad options), ProviderUnavailable and MissingExtra.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class Model:
         self.path = Path(path)
         self.provider = provider
         self.threads = threads
-        """Threads within one op; 0 is one a physical core."""
+        """Threads within one op; 0 means all cores (one thread a physical core)."""
         self.session = providers.open_session(
             path, provider=provider, threads=threads, provider_options=provider_options
         )
@@ -55,8 +59,8 @@ class Model:
         else:
             signature.check(path, self.session, manifest)
         self.manifest: Manifest = manifest
-        # A recurrent op loses a NaN; a file of others has no layers in its manifest, and is run as it is.
-        self.feed = Feed(manifest.inputs, manifest.input_structure, refuse_nan=bool(manifest.recurrent))
+        loses_nan = any(op in _LOSES_NAN for layer in manifest.recurrent for op in layer.op_types)
+        self.feed = Feed(manifest.inputs, manifest.input_structure, refuse_nan=loses_nan)
         self._output_names = [spec.name for spec in manifest.outputs]
         self._single_output = isinstance(manifest.output_structure, str)
 

@@ -26,6 +26,9 @@ SHORT_NAMES = {
 }
 """Our name of a provider -> onnxruntime's. Any other is asked for by onnxruntime's own name."""
 
+# More than any machine has cores; onnxruntime would start every one of them.
+_MOST_THREADS = 4096
+
 # The two onnxruntime packages install over each other, hence the uninstall.
 _GPU_ADVICE = "Install it with: pip uninstall onnxruntime && pip install 'edgeseq[gpu]'"
 
@@ -39,19 +42,18 @@ def open_session(
 ) -> Any:
     """An `onnxruntime.InferenceSession` of `source`, an ONNX file or its bytes, on `provider` first.
 
-    `threads` are those within one op; None and 0 mean one a physical core. Ops run one after the other.
-    `provider_options` go to the provider as they are.
+    `threads` are those within one op; None and 0 mean all cores (one thread a physical core). Ops run one after the
+    other. `provider_options` go to the provider as they are; the CPU's takes none.
 
-    Raises WrongUsage for an unknown provider or a negative `threads`, ProviderUnavailable when the provider is not
-    compiled in or cannot start, MissingExtra when there is no onnxruntime, MissingInput when there is no file and
-    InvalidFile when the model cannot be loaded.
+    Raises WrongUsage for an unknown provider or bad `threads` or `provider_options`, ProviderUnavailable when the
+    provider is not compiled in or cannot start, MissingExtra when there is no onnxruntime, MissingInput when there is
+    no file and InvalidFile when the model cannot be loaded.
     """
     if not isinstance(source, bytes):
         source = check_input(source)
     onnxruntime = _onnxruntime()
     full_name = _full_name(onnxruntime, provider)
-    if threads is not None and threads < 0:
-        raise WrongUsage(f"threads must be 0 (all cores) or more; got {threads}")
+    _check_options(full_name, threads, provider_options)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
@@ -85,10 +87,13 @@ def open_session(
 
 
 def run(session: Any, outputs: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """`session.run`; raises InputMismatch for values that an op refuses, such as a word id past the vocabulary."""
+    """`session.run`.
+
+    Raises InputMismatch for what an op refuses: a word id past the vocabulary, shapes that do not fit one another.
+    """
     try:
         found: list[np.ndarray] = session.run(outputs, feed)
-    except _exceptions().InvalidArgument as error:  # evaluated only when something was raised
+    except _refusals() as error:  # evaluated only when something was raised
         raise InputMismatch(f"onnxruntime refuses this input: {_reason(error)}") from error
     return found
 
@@ -120,6 +125,21 @@ def _full_name(onnxruntime: Any, provider: str) -> str:
     return full_name
 
 
+def _check_options(full_name: str, threads: int | None, provider_options: Mapping[str, Any] | None) -> None:
+    if threads is not None:
+        if isinstance(threads, bool) or not isinstance(threads, int):
+            raise WrongUsage(f"threads must be an integer; got {threads!r}")
+        if not 0 <= threads <= _MOST_THREADS:
+            raise WrongUsage(f"threads must be 0 (all cores) or more, at most {_MOST_THREADS}; got {threads}")
+    if provider_options is None:
+        return
+    if not isinstance(provider_options, Mapping) or not all(isinstance(key, str) for key in provider_options):
+        raise WrongUsage(f"provider_options must be a dict with names as its keys; got {provider_options!r}")
+    if provider_options and full_name == SHORT_NAMES["cpu"]:
+        # onnxruntime would pass them over in silence.
+        raise WrongUsage(f"the provider 'cpu' takes no options; got {', '.join(provider_options)}")
+
+
 def _advice(full_name: str) -> str:
     if full_name == SHORT_NAMES["cuda"]:
         return _GPU_ADVICE
@@ -146,6 +166,11 @@ def _unloadable_library(onnxruntime: Any, full_name: str) -> str | None:
 def _reason(error: Exception) -> str:
     """onnxruntime's message without its error code, on one line."""
     return " ".join(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).split())
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    raised = _exceptions()
+    return raised.InvalidArgument, raised.Fail, raised.RuntimeException, raised.NotImplemented
 
 
 def _exceptions() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 import edgeseq
 from edgeseq.runtime import Model
+from edgeseq.runtime.manifest import Quantization
 
 ONE_ROW = ("--min-seconds", "0.02")
 
@@ -56,6 +58,17 @@ def test_inspect(edgeseq_command: Any, made: Any) -> None:
     document = edgeseq_command("inspect", made.onnx, "--json").document("inspect")
     assert document["parameters"] == 217
     assert document["loops"] == 0
+
+
+def test_inspect_of_a_quantized_file(edgeseq_command: Any, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    did = Quantization(method="post-training", layers={"lstm": "int8-weights", "y": "int8-rows"}, rows_independent=True)
+    found = dataclasses.replace(edgeseq.inspect(made.onnx), quantization=did)
+    monkeypatch.setattr("edgeseq.inspection.inspect", lambda _: found)
+    shown = edgeseq_command("inspect", made.onnx).out
+    said = "quantized (post-training): lstm int8-weights, y int8-rows; rows do not depend on each other\n"
+    assert said in shown
+    document = edgeseq_command("inspect", made.onnx, "--json").document("inspect")
+    assert document["quantization"] == dataclasses.asdict(did)
 
 
 def test_check_against_golden_samples_keras_and_another_file(edgeseq_command: Any, made: Any) -> None:

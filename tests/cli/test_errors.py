@@ -142,6 +142,10 @@ def test_inputs_that_do_not_fit(edgeseq_command: Any, made: Any, tmp_path: Path)
     refused(edgeseq_command("run", made.onnx, tmp_path / "dtype.npy"), 2, "float32", "complex64")
 
 
+def test_inputs_to_check_need_a_reference(edgeseq_command: Any, made: Any) -> None:
+    refused(edgeseq_command("check", made.onnx, "-i", made.samples), 2, "inputs need a reference")
+
+
 def test_notes_are_shown(edgeseq_command: Any, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgeseq.errors import UnsupportedLayer
 
@@ -174,7 +178,10 @@ def test_a_bug_of_ours(edgeseq_command: Any, made: Any, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (PermissionError(13, "Permission denied", "secret.onnx"), 5, "secret.onnx: Permission denied"),
+        (PermissionError(13, "Permission denied", __file__), 5, "test_errors.py: Permission denied"),
+        # Outputs are written beside their place and then renamed.
+        (PermissionError(1, "Not permitted", __file__, None, "m.onnx"), 2, "cannot write to the folder"),
+        (OSError(30, "Read-only file system", "/gone/m.onnx"), 2, "cannot write to the folder /gone: Read-only"),
         (OSError(28, "No space left on device"), 3, "No space left on device"),
         (MemoryError("Unable to allocate 9 TiB"), 3, "not enough memory"),
     ],
@@ -187,6 +194,12 @@ def test_what_the_system_refuses_is_no_bug(
 
     monkeypatch.setattr("edgeseq.inspection.inspect", refuse)
     refused(edgeseq_command("inspect", made.onnx), code, said)
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs /sys, a folder where nobody may make a file")
+def test_an_output_folder_that_cannot_be_written(edgeseq_command: Any, made: Any) -> None:
+    ran = edgeseq_command("run", made.onnx, made.samples, "-o", "/sys/kernel/out.npz")
+    refused(ran, 2, "cannot write to the folder /sys/kernel: ", "Name an output in a folder that you may change")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")

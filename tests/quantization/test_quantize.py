@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -79,11 +80,12 @@ def test_the_manifest_says_what_was_done(classifier: Path, tmp_path: Path) -> No
     assert after is not None
     assert after.quantization is not None
     forms = {name: form for name, form in chosen(report).items() if form != "fp32"}
-    assert after.quantization["layers"] == forms
-    assert after.quantization["rows_independent"] is report.rows_independent is False
+    assert after.quantization.layers == forms
+    assert after.quantization.rows_independent is report.rows_independent is False
     assert after.recurrent[0].op_types == ("DynamicQuantizeLSTM",)
     assert after.tolerance == report.tolerance > before.tolerance
-    changed = {"quantization", "recurrent", "tolerance"}
+    assert after.versions == {**before.versions, "onnxruntime": onnxruntime.__version__}
+    changed = {"quantization", "recurrent", "tolerance", "versions"}
     for field in dataclasses.fields(before):
         if field.name not in changed:
             assert getattr(after, field.name) == getattr(before, field.name)
@@ -449,6 +451,24 @@ class TestRefusals:
         with pytest.raises(OutputExists):
             edgeseq.quantize(classifier, tmp_path / "small.onnx", samples=ids())
         assert (tmp_path / "small.onnx").read_text() == "precious"
+
+    @pytest.mark.parametrize(("overwrite", "error"), [(False, OutputExists), (True, WrongUsage)])
+    def test_what_is_in_the_place_of_the_samples_is_kept(
+        self,
+        classifier: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        overwrite: bool,
+        error: type[Exception],
+    ) -> None:
+        """Without overwriting anything, and with it what is no folder of samples."""
+        mine = golden_folder(tmp_path / "small.onnx") / "mine.txt"
+        mine.parent.mkdir()
+        mine.write_text("precious")
+        monkeypatch.setattr("edgeseq.quantization.pipeline.load_model", lambda _: pytest.fail("work was begun"))
+        with pytest.raises(error, match=r"small\.golden"):
+            edgeseq.quantize(classifier, tmp_path / "small.onnx", samples=ids(), overwrite=overwrite)
+        assert mine.read_text() == "precious"
 
     def test_the_source_is_never_the_output(self, classifier: Path) -> None:
         before = classifier.read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ def manifest(*inputs: TensorSpec) -> Manifest:
     )
 
 
+class SomePath(os.PathLike[str]):
+    """A path that is neither text nor a `pathlib.Path`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
 ONE, TWO = manifest(IDS), manifest(IDS, FEATURES)
 
 
@@ -32,13 +43,13 @@ def test_ids_of_any_integer_type_become_the_files() -> None:
     assert found["ids"].tolist() == [[1, 2], [3, 4]]
 
 
-@pytest.mark.parametrize("form", ["array", "dict", "npy", "npz by name", "npz with another name"])
+@pytest.mark.parametrize("form", ["array", "dict", "npy", "any path", "npz by name", "npz with another name"])
 def test_a_single_input_comes_in_several_ways(form: str, tmp_path: Path) -> None:
     array = np.arange(6).reshape(3, 2)
     given: Any = {"array": array, "dict": {"ids": array}}.get(form)
-    if form == "npy":
-        given = tmp_path / "x.npy"
-        np.save(given, array)
+    if form in ("npy", "any path"):
+        np.save(tmp_path / "x.npy", array)
+        given = tmp_path / "x.npy" if form == "npy" else SomePath(tmp_path / "x.npy")
     elif form.startswith("npz"):
         given = str(tmp_path / "x.npz")
         np.savez(given, **{"ids" if form == "npz by name" else "anything": array})
@@ -92,7 +103,7 @@ def test_files_that_are_not_there_or_no_numbers(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="samples not found"):
         read_samples(tmp_path / "none.npz", ONE)
     (tmp_path / "x.csv").write_text("1,2")
-    with pytest.raises(WrongUsage, match=r"must be an \.npz or \.npy file, not x\.csv"):
+    with pytest.raises(WrongUsage, match=r"must be an \.npz or \.npy file, got x\.csv"):
         read_samples(tmp_path / "x.csv", ONE)
     (tmp_path / "x.npz").write_bytes(b"PK not really")
     with pytest.raises(InvalidFile, match="not a numpy file of plain numbers"):
@@ -120,7 +131,8 @@ def test_labels_from_files(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", [0, 1])
     np.savez(tmp_path / "y.npz", labels=[0, 1])
     np.savez(tmp_path / "two.npz", a=[0, 1], b=[1, 0])
-    assert read_labels(tmp_path / "y.npy", 2).tolist() == read_labels(tmp_path / "y.npz", 2).tolist() == [0, 1]
+    for path in (tmp_path / "y.npy", SomePath(tmp_path / "y.npy"), tmp_path / "y.npz"):
+        assert read_labels(path, 2).tolist() == [0, 1]
     with pytest.raises(InputMismatch, match="labels need one array; the file has 2: a, b"):
         read_labels(tmp_path / "two.npz", 2)
 

@@ -1,0 +1,191 @@
+"""Names, reports, streams and files at their corners."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+import edgeseq
+from edgeseq import errors
+from edgeseq.conversion.bridge import working_tf2onnx
+from edgeseq.runtime import Model
+
+
+def sequential(*layers, shape=(None, 4), name="x"):
+    return keras.Sequential([keras.Input(shape, name=name), *layers])
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["weight_000", "Transpose_0", "node", "state_in.00.y.h"])
+    def test_a_users_name_never_meets_one_of_ours(self, name, tmp_path):
+        model = sequential(L.LSTM(3), L.Dense(2, name="weight_001"), name=name)
+        edgeseq.export(model, tmp_path / "model.onnx")
+        x = np.ones((2, 5, 4), np.float32)
+        np.testing.assert_allclose(Model(tmp_path / "model.onnx")(x), model(x), atol=1e-6)
+
+    def test_layers_may_be_called_anything(self, tmp_path):
+        model = sequential(L.LSTM(3, name="mein lstm ü", stateful=False), L.Dense(2, name="größe [mm]"))
+        report = edgeseq.export(model, tmp_path / "model.onnx", streaming=True)
+        assert report.recurrent[0].name == "mein lstm ü"
+        assert report.states[0] == "state_in.00.mein_lstm__.h"
+        assert Model(tmp_path / "model.onnx").outputs[0].name == "gr__e__mm_"
+
+
+class TestReport:
+    def test_layers_of_one_name_in_two_models_are_two(self, tmp_path):
+        def part(kind):
+            rnn = kind(4, return_sequences=True, name="rnn")
+            return keras.Sequential([keras.Input((None, 4)), rnn], name=kind.__name__)
+
+        parts = [part(L.LSTM), part(L.GRU)]
+        report = edgeseq.export(sequential(*parts), tmp_path / "model.onnx")
+        assert [(layer.name, layer.layer_type, layer.op_types) for layer in report.recurrent] == [
+            ("rnn", "LSTM", ("LSTM",)),
+            ("rnn", "GRU", ("GRU",)),
+        ]
+
+    def test_a_bidirectional_in_two_parts_is_one(self, tmp_path):
+        both = L.Bidirectional(L.LSTM(3), backward_layer=L.GRU(5, go_backwards=True, activation="gelu"), name="both")
+        report = edgeseq.export(sequential(both), tmp_path / "model.onnx")
+        assert [(layer.name, layer.layer_type, layer.strategy) for layer in report.recurrent] == [
+            ("both", "Bidirectional", "scan")
+        ]
+        assert set(report.recurrent[0].op_types) == {"LSTM", "Scan"}
+
+    def test_training_is_no_part_of_what_a_model_is(self, tmp_path):
+        model = sequential(L.LSTM(3))
+        edgeseq.export(model, tmp_path / "one.onnx")
+        model.compile("adam", "mse")
+        edgeseq.export(model, tmp_path / "two.onnx")
+        assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+
+
+class TestStreams:
+    @pytest.mark.parametrize("static_first", [False, True])
+    def test_a_static_input_beside_a_sequence(self, static_first, tmp_path):
+        static, sequence = keras.Input((3,), name="about"), keras.Input((None, 4), name="steps")
+        h = L.Concatenate()([L.LSTM(5)(sequence), static])
+        inputs = [static, sequence] if static_first else [sequence, static]
+        model = keras.Model(inputs, L.Dense(2, name="y")(h))
+        edgeseq.export(model, tmp_path / "model.onnx", streaming=True)
+        random = np.random.default_rng(0)
+        arrays = {
+            "about": random.normal(size=(2, 3)).astype(np.float32),
+            "steps": random.normal(size=(2, 7, 4)).astype(np.float32),
+        }
+        stream = Model(tmp_path / "model.onnx").stream(batch=2)
+        for start in range(7):
+            answer = stream.step({"about": arrays["about"], "steps": arrays["steps"][:, start : start + 1]})
+        whole = model([arrays[tensor.name] for tensor in model.inputs], training=False)
+        np.testing.assert_allclose(answer, whole, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        "layers",
+        [
+            (L.LSTM(3, return_sequences=True), L.Softmax(axis=1, name="it")),
+            (L.LSTM(3, return_sequences=True), L.LayerNormalization(axis=1, name="it")),
+            (L.LSTM(3, return_sequences=True), L.PReLU(name="it")),
+        ],
+    )
+    def test_layers_over_the_time_axis_are_refused(self, layers, tmp_path):
+        with pytest.raises(errors.UnsupportedLayer, match=r"layer 'it'.*one time step at a time"):
+            edgeseq.export(sequential(*layers, shape=(6, 4)), tmp_path / "model.onnx", streaming=True)
+
+    def test_operations_over_the_time_axis_are_refused(self, tmp_path):
+        x = keras.Input((None, 4), name="x")
+        h = L.LSTM(3, return_sequences=True)(x)
+        for y in (keras.ops.flip(h, axis=1), L.Concatenate(axis=1)([h, h])):
+            with pytest.raises(errors.UnsupportedLayer, match="one time step at a time"):
+                edgeseq.export(keras.Model(x, y), tmp_path / "model.onnx", streaming=True)
+
+    def test_elementwise_operations_stream(self, tmp_path):
+        x = keras.Input((None, 4), name="x")
+        h = L.LSTM(4, return_sequences=True)(x)
+        assert edgeseq.export(keras.Model(x, h * 2.0 + x), tmp_path / "model.onnx", streaming=True).parity
+
+    def test_recurrent_layers_below_a_time_distributed_are_refused(self, tmp_path):
+        model = sequential(L.TimeDistributed(L.LSTM(3, name="it")), shape=(None, 5, 4))
+        with pytest.raises(errors.UnsupportedLayer, match=r"layer 'it'.*inside a TimeDistributed"):
+            edgeseq.export(model, tmp_path / "model.onnx", streaming=True)
+
+    def test_nothing_to_carry_is_refused(self, tmp_path):
+        with pytest.raises(errors.Refused, match="nothing to stream"):
+            edgeseq.export(sequential(L.Dense(3)), tmp_path / "model.onnx", streaming=True)
+        x, state = keras.Input((None, 4), name="x"), keras.Input((3,), name="state")
+        model = keras.Model([x, state], L.GRU(3, name="it")(x, initial_state=state))
+        with pytest.raises(errors.UnsupportedLayer, match=r"layer 'it'.*initial state is given"):
+            edgeseq.export(model, tmp_path / "model.onnx", streaming=True)
+        assert not list(tmp_path.iterdir())
+
+
+class TestFiles:
+    def test_a_keras_file_of_keras_2_is_refused(self, tmp_path):
+        sequential(L.LSTM(3)).save(tmp_path / "new.keras")
+        with zipfile.ZipFile(tmp_path / "new.keras") as new, zipfile.ZipFile(tmp_path / "old.keras", "w") as old:
+            for name in new.namelist():
+                content = new.read(name)
+                if name == "metadata.json":
+                    content = json.dumps({**json.loads(content), "keras_version": "2.15.0"}).encode()
+                old.writestr(name, content)
+        with pytest.raises(errors.Refused, match=r"written by Keras 2\.15\.0"):
+            edgeseq.export(tmp_path / "old.keras", tmp_path / "model.onnx")
+
+    def test_a_folder_in_the_place_of_the_samples_is_left_alone(self, tmp_path):
+        folder = tmp_path / "model.golden"
+        folder.mkdir()
+        (folder / "precious.txt").write_text("mine")
+        with pytest.raises(errors.OutputExists, match=r"model\.golden"):
+            edgeseq.export(sequential(L.LSTM(3)), tmp_path / "model.onnx")
+        with pytest.raises(errors.WrongUsage, match="holds none"):
+            edgeseq.export(sequential(L.LSTM(3)), tmp_path / "model.onnx", overwrite=True)
+        assert (folder / "precious.txt").read_text() == "mine"
+
+    def test_samples_by_a_wrong_name_are_refused(self, tmp_path):
+        with pytest.raises(errors.InputMismatch, match="samples are named y; the model takes x"):
+            edgeseq.export(sequential(L.LSTM(3)), tmp_path / "model.onnx", samples={"y": np.ones((1, 2, 4))})
+
+
+class Doubled(L.Dense):
+    """Its weights are not what a Dense of that name has."""
+
+    @property
+    def kernel(self):
+        return 2.0 * super().kernel
+
+
+def test_a_subclass_of_dense_keeps_its_own_weights(tmp_path):
+    model = sequential(L.LSTM(40), Doubled(40))
+    assert edgeseq.export(model, tmp_path / "model.onnx").parity
+
+
+def test_unequal_directions_are_two_ops_for_tensorrt(tmp_path):
+    backward = L.LSTM(3, go_backwards=True, activation="relu")
+    model = sequential(L.Bidirectional(L.LSTM(3), backward_layer=backward))
+    assert edgeseq.export(model, tmp_path / "cpu.onnx").recurrent[0].strategy == "fused"
+    report = edgeseq.export(model, tmp_path / "trt.onnx", target="tensorrt")
+    assert report.recurrent[0].strategy == "scan"
+    assert "TensorRT" in report.reasons[report.recurrent[0].name]
+
+
+def test_what_is_patched_for_the_process_is_put_back_by_every_thread():
+    logger = logging.getLogger("tf2onnx")
+    before, had_object = logger.level, "object" in vars(np)
+
+    def work():
+        for _ in range(50):
+            with working_tf2onnx():
+                assert np.object is object
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (logger.level, "object" in vars(np)) == (before, had_object)
