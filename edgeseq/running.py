@@ -247,10 +247,10 @@ def _stream(
         answers.append(structure.flatten(nested, model.manifest.output_structure, "the answer"))
         if progress is not None:
             progress("streaming", min(start + size, total), total)
-    along = {}
+    along: dict[str, int | None] = {}
     for spec in model.outputs:
-        axis = spec.time_axis
-        along[spec.name] = axis if axis is not None and spec.axes[axis] in steps else None
+        place = spec.time_axis
+        along[spec.name] = place if place is not None and spec.axes[place] in steps else None
     return _joined(answers, along), len(answers)
 
 

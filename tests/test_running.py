@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -180,6 +181,80 @@ def test_a_stream_needs_states_and_arrays(words: Path, running_sum: Path, tmp_pa
     np.save(tmp_path / "flat.npy", np.zeros(3, np.float32))
     with pytest.raises(InputMismatch, match="no time axis"):
         run_file(running_sum, tmp_path / "flat.npy", stream=True)
+
+
+def weighted(path: Path, time: str | int) -> Path:
+    """A stream of x (batch, time, 2), to x times the static w (batch, 2, 2) whose rows are summed up; y as x."""
+    batch: str | int = "batch" if isinstance(time, str) else 1
+    manifest = Manifest(
+        inputs=(spec("w", batch, 2, 2), spec("x", batch, time, 2), spec("scale", batch, 2)),
+        outputs=(spec("y", batch, time, 2), spec("seen", batch, 2, 2)),
+        input_structure=["w", "x", "scale"],
+        output_structure=["y", "seen"],
+        states=(StateSpec(input="state_in", output="state_out", dtype="float32", axes=(batch, 1)),),
+    )
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["xw"]),
+        helper.make_node("Unsqueeze", ["scale", "one"], ["scales"]),
+        helper.make_node("Mul", ["xw", "scales"], ["y"]),
+        helper.make_node("Identity", ["w"], ["seen"]),
+        helper.make_node("Identity", ["state_in"], ["state_out"]),
+    ]
+    return write(path, nodes, manifest, {"one": np.int64([1])})
+
+
+@pytest.mark.parametrize(("time", "calls"), [("time", 6), ("time_2", 6), (3, 2)])
+def test_static_inputs_beside_a_sequence_are_not_cut(tmp_path: Path, time: str | int, calls: int) -> None:
+    model = weighted(tmp_path / "m.onnx", time)
+    if isinstance(time, int):
+        # Lengths alone tell a fixed file's sequence: the first input of three axes.
+        model = reordered(model)
+    arrays = {"w": np.float32([[[1, 2], [3, 4]]]), "x": np.ones((1, 6, 2), np.float32), "scale": np.float32([[1, 10]])}
+    np.savez(tmp_path / "in.npz", **arrays)
+    report = run_file(model, tmp_path / "in.npz", stream=True)
+    assert report.calls == calls
+    assert values(report)["y"] == [[[4, 60]] * 6]
+    # No time axis: one answer a chunk.
+    assert np.shape(values(report)["seen"]) == (1, calls, 2, 2)
+
+
+def reordered(path: Path) -> Path:
+    """The same file with its inputs x, w, scale."""
+    model = onnx.load(path)
+    manifest = Manifest.from_json(model.metadata_props[0].value)
+    w, x, scale = manifest.inputs
+    changed = dataclasses.replace(manifest, inputs=(x, w, scale))
+    helper.set_model_props(model, {"edgeseq": changed.to_json()})
+    onnx.save(model, path)
+    return path
+
+
+def test_sequences_of_a_stream_are_equally_long(tmp_path: Path) -> None:
+    manifest = Manifest(
+        inputs=(spec("a", "batch", "time", 1), spec("b", "batch", "time_2", 1)),
+        outputs=(spec("y", "batch", "time", 1),),
+        input_structure=["a", "b"],
+        output_structure="y",
+        states=(StateSpec(input="state_in", output="state_out", dtype="float32", axes=("batch", 1)),),
+    )
+    nodes = [helper.make_node("Add", ["a", "b"], ["y"]), helper.make_node("Identity", ["state_in"], ["state_out"])]
+    model = write(tmp_path / "m.onnx", nodes, manifest)
+    np.savez(tmp_path / "in.npz", a=np.ones((1, 4, 1)), b=np.ones((1, 5, 1)))
+    with pytest.raises(InputMismatch, match=r"equally long; got \{'a': 4, 'b': 5\} time steps"):
+        run_file(model, tmp_path / "in.npz", stream=True)
+    np.savez(tmp_path / "in.npz", a=np.ones((1, 4, 1)), b=np.ones((1, 4, 1)))
+    assert values(run_file(model, tmp_path / "in.npz", stream=True, chunk=3))["y"] == [[[2]] * 4]
+
+
+def test_rows_of_a_foreign_file_are_cut_only_where_one_axis_counts_them(tmp_path: Path) -> None:
+    for first, second, calls in (("N", "N", 3), ("batch", "batch_2", 1), (10, 10, 1)):
+        manifest = Manifest(
+            inputs=(spec("a", first, 2),), outputs=(spec("y", second, 2),), input_structure="a", output_structure="y"
+        )
+        model = write(tmp_path / "m.onnx", [helper.make_node("Neg", ["a"], ["y"])], manifest)
+        np.save(tmp_path / "a.npy", np.ones((10, 2), np.float32))
+        report = run_file(model, tmp_path / "a.npy", batch=4)
+        assert (report.calls, values(report)["y"]) == (calls, [[-1, -1]] * 10)
 
 
 @pytest.fixture

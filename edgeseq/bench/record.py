@@ -1,7 +1,8 @@
 """The record of a benchmark, in memory and as JSON.
 
 `results.json` is `BenchmarkRun` with every field under its own name; `SCHEMA_VERSION` grows when a field changes its
-meaning or goes away; readers leave out fields that they do not know. Times are nanoseconds. Nothing is rounded, and no percentile is given that has too few samples.
+meaning or goes away, and readers leave out fields that they do not know. Times are nanoseconds. Nothing is rounded, and
+no percentile is given that has too few samples.
 """
 
 from __future__ import annotations

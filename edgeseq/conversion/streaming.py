@@ -28,13 +28,16 @@ _STEPWISE_NAMES = """
     ConvLSTM1D ConvLSTM2D ConvLSTM3D Masking
 """
 _STEPWISE = frozenset(getattr(keras.layers, name) for name in _STEPWISE_NAMES.split())
-# Operations of a functional model that are no layers: those that work on each number alone.
-_ELEMENTWISE_OPS = frozenset(
-    ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Absolute", "Exp", "Tanh", "Sigmoid", "Relu")
-)
+# Operations of a functional model that are no layers: those that work on each number alone, and those by which Keras
+# makes masks, because a recurrent layer with a mask is refused by its own name.
+_ELEMENTWISE_NAMES = """
+    Add Subtract Multiply Divide TrueDivide Negative Absolute Exp Tanh Sigmoid Relu NotEqual Any
+"""
+_ELEMENTWISE = frozenset(_ELEMENTWISE_NAMES.split())
 # Of these, the axis must be the last one.
-_WITH_AXIS = (keras.layers.Softmax, keras.layers.Concatenate, keras.layers.LayerNormalization)
-_WITH_AXIS += (keras.layers.BatchNormalization,)
+_WITH_AXIS = tuple(
+    getattr(keras.layers, name) for name in ("Softmax", "Concatenate", "LayerNormalization", "BatchNormalization")
+)
 
 
 def has_state(model: Any) -> bool:
@@ -51,7 +54,7 @@ def refuse_what_cannot_stream(model: Any) -> None:
             below_time |= {id(layer.layer), *(id(inner) for inner in layer.layer._flatten_layers())}
         if isinstance(layer, keras.Model):
             for operation in getattr(getattr(layer, "_functional", layer), "operations", []):
-                if not isinstance(operation, keras.layers.Layer) and type(operation).__name__ not in _ELEMENTWISE_OPS:
+                if not isinstance(operation, keras.layers.Layer) and type(operation).__name__ not in _ELEMENTWISE:
                     _refuse(operation)
             continue
         if id(layer) in below_time or type(layer).__name__ == "ConvLSTMCell":

@@ -330,4 +330,5 @@ def _dense_call(trace: Trace, original: Callable[..., Any]) -> Callable[..., Any
 
 def _plain(layer: Any, kind: type) -> bool:
     """Whether a layer is exactly of `kind`, a Dense or Embedding, and neither quantized nor adapted by LoRA."""
-    return type(layer) is kind and not layer.quantization_mode and not layer.lora_enabled
+    exact: bool = type(layer) is kind
+    return exact and not layer.quantization_mode and not layer.lora_enabled

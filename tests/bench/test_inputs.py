@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeseq.bench.inputs import find_inputs, given_inputs
-from edgeseq.errors import InvalidFile, WrongUsage
+from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
 from edgeseq.runtime.golden import Golden, golden_folder, write_golden
 from edgeseq.runtime.manifest import Manifest, TensorSpec
 
@@ -86,8 +86,8 @@ def test_made_ids_are_valid_and_never_the_padding(tmp_path: Path) -> None:
 
 
 def test_made_ids_reach_as_far_as_the_embedding(tmp_path: Path) -> None:
-    for ids, wanted in ((4, {1, 2, 3}), (1, {0})):
-        spec = dataclasses.replace(IDS, ids=ids)
+    for size, wanted in ((4, {1, 2, 3}), (1, {0})):
+        spec = dataclasses.replace(IDS, vocabulary_size=size)
         assert set(np.unique(find_inputs(tmp_path / "m.onnx", manifest(spec)).arrays["ids"])) == wanted
 
 
@@ -122,3 +122,26 @@ def test_fixed_axes_are_kept(tmp_path: Path) -> None:
 def test_given_inputs_tell_batch_and_length_themselves() -> None:
     found = given_inputs({"x": np.zeros((5, 9, 3))}, manifest(X))
     assert (found.source, found.batch, found.time_steps) == ("given", 5, 9)
+
+
+def test_given_inputs_of_another_rank_are_refused() -> None:
+    with pytest.raises(InputMismatch, match=r"'x' has the axes .*; got the shape \(9, 3\)"):
+        given_inputs({"x": np.zeros((9, 3))}, manifest(X))
+
+
+def test_nameless_axes_of_a_foreign_file_are_rows_and_time_too(tmp_path: Path) -> None:
+    a = TensorSpec(name="a", dtype="float32", axes=("batch", "time", 3))
+    b = TensorSpec(name="b", dtype="float32", axes=("batch_2", "time_2", 2))
+    found = find_inputs(tmp_path / "m.onnx", manifest(a, b), batch=4, time_steps=6)
+    assert (found.arrays["a"].shape, found.arrays["b"].shape) == ((4, 6, 3), (4, 6, 2))
+    given = given_inputs({"b": np.zeros((5, 9, 2))}, manifest(b))
+    assert (given.batch, given.time_steps) == (5, 9)
+
+
+def test_an_input_beside_the_sequence_keeps_its_length(model_with_golden: Path) -> None:
+    static = TensorSpec(name="static", dtype="float32", axes=("batch", 2, 3))
+    samples = {"static": np.ones((2, 2, 3), np.float32), "x": np.ones((2, 4, 3), np.float32)}
+    write_golden(model_with_golden, Golden(inputs=samples, outputs={}), "abc")
+    found = find_inputs(model_with_golden, manifest(static, X), batch=1, time_steps=7)
+    assert (found.arrays["static"].shape, found.arrays["x"].shape) == ((1, 2, 3), (1, 7, 3))
+    assert found.time_steps == 7

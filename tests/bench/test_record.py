@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from edgeseq.bench.baseline import compare_to_baseline
 from edgeseq.bench.record import BenchmarkRun, SubjectRatio, read_run, speedup, write_run
 from edgeseq.bench.stats import Interval, Ratio
+from edgeseq.cli.documents import ComparedRun
 from edgeseq.errors import InvalidFile, MissingInput, OutputExists
 
 
@@ -66,9 +68,10 @@ def test_an_existing_file_is_not_overwritten_unasked(run: BenchmarkRun, tmp_path
         ({"schema_version": 2}, "schema version is 2; this edgeseq reads up to 1"),
         ({"schema_version": None}, "schema version is None"),
         ({"schema": "other"}, "holds no benchmark results"),
-        ({"results": 3}, "incomplete"),
-        ({"results": [{"name": "x"}]}, "incomplete"),
-        ({"surprise": 1}, "incomplete"),
+        ({"results": 3}, "damaged: results must be a list; got 3"),
+        ({"results": [{"name": "x"}]}, r"damaged: results\[0\]\.provider is missing"),
+        ({"load_average": "abc"}, "load_average must be a finite number; got 'abc'"),
+        ({"settings": {"rounds": 0}}, "rounds must be at least 1"),
     ],
 )
 def test_a_file_that_is_no_record_is_refused_with_the_reason(
@@ -78,6 +81,23 @@ def test_a_file_that_is_no_record_is_refused_with_the_reason(
     path.write_text(json.dumps(json.loads(run.to_json()) | change))
     with pytest.raises(InvalidFile, match=reason):
         read_run(path)
+
+
+def test_what_a_newer_edgeseq_adds_is_left_out(run: BenchmarkRun, tmp_path: Path) -> None:
+    document = json.loads(run.to_json())
+    document["surprise"] = 1
+    document["results"][0]["surprise"] = 1
+    document["machine"]["surprise"] = 1
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(document))
+    assert read_run(path) == run
+
+
+def test_a_run_printed_with_its_comparison_is_read_as_the_run(run: BenchmarkRun, tmp_path: Path) -> None:
+    printed = ComparedRun.of(run, compare_to_baseline(run, run))
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(dataclasses.asdict(printed)))
+    assert read_run(path) == run
 
 
 @pytest.mark.parametrize("content", [b"", b"not json", b"[1]", b"\xff\xfe\x00"])

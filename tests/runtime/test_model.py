@@ -235,6 +235,31 @@ def test_a_float_beyond_the_dtype_is_refused_but_not_a_nan(make_pair: Callable[.
     assert np.isnan(model([np.array([[np.nan, np.inf]]), KEEP])[1]).tolist() == [[True, False]]
 
 
+@pytest.mark.parametrize(
+    ("strategy", "op_types", "refused"),
+    [
+        ("fused", ("LSTM",), True),
+        ("fused", ("LSTM", "GRU"), True),
+        ("fused", ("DynamicQuantizeLSTM",), True),
+        ("fused", ("RNN",), False),
+        ("scan", ("Scan",), False),
+        ("unrolled", ("MatMul",), False),
+    ],
+)
+def test_nan_is_refused_where_a_fused_op_would_lose_it(
+    make_pair: Callable[..., Path], strategy: str, op_types: tuple[str, ...], refused: bool
+):
+    plain = RecurrentLayer(name="rnn", layer_type="SimpleRNN", strategy="scan", op_types=("Scan",))
+    layer = RecurrentLayer(name="layer", layer_type="LSTM", strategy=strategy, op_types=op_types)
+    model = Model(make_pair(recurrent=(plain, layer)))
+    values = [np.array([[0, np.nan]], np.float32), KEEP]
+    if refused:
+        with pytest.raises(InputMismatch, match=r"input 'a' holds NaN, first at \[0, 1\]"):
+            model(values)
+    else:
+        assert np.isnan(model(values)[0]).tolist() == [[False, True]]
+
+
 # --- raw values
 
 

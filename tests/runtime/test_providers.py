@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
-from edgeseq.errors import InvalidFile, MissingExtra, MissingInput, ProviderUnavailable, WrongUsage
+from edgeseq.errors import InputMismatch, InvalidFile, MissingExtra, MissingInput, ProviderUnavailable, WrongUsage
 from edgeseq.runtime import Model, providers
 
 
@@ -38,9 +39,21 @@ def test_an_unknown_provider_lists_the_allowed(make_lstm: Callable[..., Any]):
         Model(make_lstm().path, provider="gpu")
 
 
-def test_negative_threads_are_refused(make_lstm: Callable[..., Any]):
-    with pytest.raises(WrongUsage, match=r"threads must be 0 \(all cores\) or more; got -1"):
-        Model(make_lstm().path, threads=-1)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": -1}, r"threads must be 0 \(all cores\) or more, at most 4096; got -1"),
+        ({"threads": 10**6}, "at most 4096; got 1000000"),
+        ({"threads": 1.5}, r"threads must be an integer; got 1\.5"),
+        ({"threads": True}, "threads must be an integer; got True"),
+        ({"provider_options": {"device_id": 0}}, "the provider 'cpu' takes no options; got device_id"),
+        ({"provider_options": "device_id"}, "provider_options must be a dict with names as its keys; got 'device_id'"),
+        ({"provider_options": {0: 1}}, r"provider_options must be a dict with names as its keys; got \{0: 1\}"),
+    ],
+)
+def test_bad_options_are_wrong_usage(make_lstm: Callable[..., Any], options: dict[str, Any], message: str):
+    with pytest.raises(WrongUsage, match=message):
+        Model(make_lstm().path, **options)
 
 
 @pytest.mark.parametrize(
@@ -121,16 +134,20 @@ def test_the_reason_that_onnxruntime_gave(
         Model(make_lstm().path, provider="cuda")
 
 
-def test_provider_options_reach_the_provider(make_lstm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.usefixtures("gpu_build")
+def test_provider_options_reach_the_provider(monkeypatch: pytest.MonkeyPatch):
     seen = []
 
     class Session(_Session):
         def __init__(self, _source: Any, _options: Any, **keywords: Any):
             seen.append(keywords["providers"])
 
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    providers.open_session(b"", provider_options={"use_arena": 0})
-    assert seen == [[("CPUExecutionProvider", {"use_arena": 0})]]
+    providers.open_session(b"", provider="cuda", provider_options={"device_id": 0})
+    assert seen == [[("CUDAExecutionProvider", {"device_id": 0})]]
 
 
 def test_damaged_models_are_invalid(make_lstm: Callable[..., Any], tmp_path: Path):
@@ -166,9 +183,29 @@ def test_a_value_that_an_op_refuses_is_an_input_mismatch_and_nothing_is_printed(
     embedding: tuple[Path, np.ndarray], capfd: pytest.CaptureFixture[str]
 ):
     model = Model(embedding[0])
-    with pytest.raises(WrongUsage, match=r"onnxruntime refuses this input: .*idx=8"):
+    with pytest.raises(InputMismatch, match=r"onnxruntime refuses this input: .*idx=8"):
         model([[8]])
     assert capfd.readouterr() == ("", "")
+
+
+def test_shapes_that_do_not_fit_inside_the_graph_are_an_input_mismatch(write: Callable[..., Path]):
+    float_ = TensorProto.FLOAT
+    inputs = [helper.make_tensor_value_info("a", float_, ["n", 2]), helper.make_tensor_value_info("b", float_, ["m", 2])]
+    outputs = [helper.make_tensor_value_info("y", float_, ["k", 2])]
+    model = Model(write([helper.make_node("Add", ["a", "b"], ["y"])], inputs, outputs, {}, None))
+    with pytest.raises(InputMismatch, match=r"onnxruntime refuses this input: .*Add"):
+        model([np.ones((2, 2)), np.ones((3, 2))])
+    np.testing.assert_array_equal(model([np.ones((1, 2)), np.ones((3, 2))]), np.full((3, 2), 2))
+
+
+@pytest.mark.parametrize("name", ["InvalidArgument", "Fail", "RuntimeException", "NotImplemented"])
+def test_every_refusal_of_a_run_is_an_input_mismatch(name: str):
+    class Session:
+        def run(self, _outputs: Any, _feed: Any) -> None:
+            raise getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)("[ONNXRuntimeError] : 6 : NAME : no such")
+
+    with pytest.raises(InputMismatch, match="^onnxruntime refuses this input: no such$"):
+        providers.run(Session(), [], {})
 
 
 @pytest.mark.parametrize("body", ["raise ModuleNotFoundError('absent', name='onnxruntime')", ""])
