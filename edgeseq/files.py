@@ -37,6 +37,8 @@ def check_output(path: StrPath, *, overwrite: bool = False) -> Path:
         raise OutputExists(target)
     if not target.parent.is_dir():
         raise WrongUsage(f"folder of the output does not exist: {target.parent}. Create it first.")
+    if not os.access(target.parent, os.W_OK):
+        raise WrongUsage(f"cannot write to the folder {target.parent}. Name an output in a folder that you may change")
     return target
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgeseq.errors import InvalidFile, MissingExtra
+from edgeseq.errors import InvalidFile, MissingExtra, WrongUsage
 from edgeseq.files import StrPath, check_input
-from edgeseq.runtime.manifest import Quantization, RecurrentLayer, StateSpec, TensorSpec, load_manifest
+from edgeseq.runtime.manifest import Manifest, Quantization, RecurrentLayer, StateSpec, TensorSpec, load_manifest
+from edgeseq.runtime.preprocessing import validate
 
 try:
     import onnx
@@ -78,7 +79,7 @@ def inspect(path: StrPath) -> Inspection:
         node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
         for node in _nodes(model.graph)
     )
-    steps = (manifest.preprocessing or {}) if manifest else {}
+    steps = _steps(found, manifest)
     initializers = model.graph.initializer
     return Inspection(
         path=os.fspath(found),
@@ -103,6 +104,17 @@ def inspect(path: StrPath) -> Inspection:
         model_hash=manifest.model_hash if manifest else "",
         has_manifest=manifest is not None,
     )
+
+
+def _steps(path: StrPath, manifest: Manifest | None) -> Mapping[str, Any]:
+    """The manifest's preprocessing, found sound; empty where there is none."""
+    if manifest is None or manifest.preprocessing is None:
+        return {}
+    try:
+        validate(manifest.preprocessing)
+    except WrongUsage as error:
+        raise InvalidFile(path, str(error)) from error
+    return manifest.preprocessing
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

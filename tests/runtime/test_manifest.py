@@ -60,7 +60,10 @@ def _document(**changes: Any) -> str:
         (_document(inputs={}), r"inputs must be a list; got \{\}"),
         (_document(inputs=[1]), r"inputs\[0\] must be an object; got 1"),
         (_document(inputs=[{"name": "x"}]), r"inputs\[0\]\.dtype is missing"),
-        (_document(inputs=[{**_SPEC, "axes": ["batch", None]}]), r"inputs\[0\]\.axes\[1\] must be an integer; got None"),
+        (
+            _document(inputs=[{**_SPEC, "axes": ["batch", None]}]),
+            r"inputs\[0\]\.axes\[1\] must be an integer; got None",
+        ),
         (_document(inputs=[{**_SPEC, "vocabulary_size": "9"}]), r"vocabulary_size must be an integer; got '9'"),
         (_document(tolerance="abc"), "tolerance must be a finite number; got 'abc'"),
         (_document(tolerance=True), "tolerance must be a finite number; got True"),

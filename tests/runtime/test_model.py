@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
 from edgeseq.runtime import Model
-from edgeseq.runtime.manifest import Manifest, StateSpec, TensorSpec, ThreadAdvice
+from edgeseq.runtime.manifest import Manifest, RecurrentLayer, StateSpec, TensorSpec, ThreadAdvice
 
 # float32 against the equations in float64, a few steps.
 CLOSE = {"rtol": 0, "atol": 1e-6}

@@ -190,7 +190,10 @@ def test_a_value_that_an_op_refuses_is_an_input_mismatch_and_nothing_is_printed(
 
 def test_shapes_that_do_not_fit_inside_the_graph_are_an_input_mismatch(write: Callable[..., Path]):
     float_ = TensorProto.FLOAT
-    inputs = [helper.make_tensor_value_info("a", float_, ["n", 2]), helper.make_tensor_value_info("b", float_, ["m", 2])]
+    inputs = [
+        helper.make_tensor_value_info("a", float_, ["n", 2]),
+        helper.make_tensor_value_info("b", float_, ["m", 2]),
+    ]
     outputs = [helper.make_tensor_value_info("y", float_, ["k", 2])]
     model = Model(write([helper.make_node("Add", ["a", "b"], ["y"])], inputs, outputs, {}, None))
     with pytest.raises(InputMismatch, match=r"onnxruntime refuses this input: .*Add"):
@@ -204,7 +207,7 @@ def test_every_refusal_of_a_run_is_an_input_mismatch(name: str):
         def run(self, _outputs: Any, _feed: Any) -> None:
             raise getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)("[ONNXRuntimeError] : 6 : NAME : no such")
 
-    with pytest.raises(InputMismatch, match="^onnxruntime refuses this input: no such$"):
+    with pytest.raises(InputMismatch, match=r"^onnxruntime refuses this input: no such$"):
         providers.run(Session(), [], {})
 
 
