@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -242,7 +243,8 @@ def _masks(signature: Signature) -> tuple[MaskSpec, ...]:
     return tuple(
         MaskSpec(input=spec.name, layer=spec.mask_layer, value=spec.mask_value)
         for spec in signature.inputs
-        if spec.mask_value is not None
+        # Nothing equals NaN, so a mask by that value masks nothing.
+        if spec.mask_value is not None and not math.isnan(spec.mask_value)
     )
 
 
