@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,16 @@ def check_input(path: StrPath, what: str = "file") -> Path:
     return found
 
 
-def check_output(path: StrPath, *, overwrite: bool = False) -> Path:
+def check_output(path: StrPath, *, overwrite: bool = False, sources: Iterable[StrPath] = ()) -> Path:
     """Return `path` as a Path that may be written: its folder exists, and it is absent or may be replaced.
 
-    Raises OutputExists, or WrongUsage when the folder is missing or the path is itself a folder. Call it before
-    long work.
+    `sources` are the files that the work reads: an output in the place of one of them is refused even with
+    `overwrite`. Raises OutputExists, or WrongUsage when the folder is missing or cannot be written, or the path is
+    itself a folder. Call it before long work.
     """
     target = Path(path)
+    if target.exists() and any(Path(source).exists() and target.samefile(source) for source in sources):
+        raise WrongUsage(f"output {target} is also what is read. Choose another name")
     if target.is_dir():
         raise WrongUsage(f"output is a folder: {target}. Name a file in it.")
     if target.exists() and not overwrite:
@@ -43,10 +46,11 @@ def check_output(path: StrPath, *, overwrite: bool = False) -> Path:
 
 
 @contextlib.contextmanager
-def whole_file(path: StrPath) -> Iterator[Path]:
+def whole_file(path: StrPath, *, overwrite: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed and renamed to `path`, else removed.
 
-    The temporary name keeps the suffix, because some writers choose their format by it.
+    The temporary name keeps the suffix, because some writers choose their format by it. Without `overwrite`, a file
+    that another process put there meanwhile stays, and OutputExists is raised.
     """
     target = Path(path)
     temporary = _beside(target)
@@ -55,7 +59,10 @@ def whole_file(path: StrPath) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary)
-        temporary.replace(target)
+        if overwrite:
+            temporary.replace(target)
+        else:
+            _place_if_free(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -80,6 +87,19 @@ def whole_folder(path: StrPath) -> Iterator[Path]:
         if old.exists() and not target.exists():
             old.replace(target)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _place_if_free(temporary: Path, target: Path) -> None:
+    try:
+        # Unlike a rename, a link fails where something is.
+        os.link(temporary, target)
+    except FileExistsError as error:
+        raise OutputExists(target) from error
+    except OSError:
+        # A file system without links, such as FAT.
+        if target.exists():
+            raise OutputExists(target) from None
+        temporary.replace(target)
 
 
 def _beside(target: Path) -> Path:

@@ -47,6 +47,22 @@ def test_a_folder_takes_the_place_of_an_older_one(tmp_path):
     assert [entry.name for entry in tmp_path.rglob("*")] == ["golden", "new"]
 
 
+def test_two_that_write_one_new_file_do_not_both_succeed(tmp_path):
+    path = tmp_path / "a.txt"
+    with pytest.raises(errors.OutputExists), files.whole_file(path, overwrite=False) as temporary:
+        temporary.write_text("second")
+        path.write_text("first")
+    assert path.read_text() == "first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_an_output_never_takes_the_place_of_what_is_read(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("")
+    with pytest.raises(errors.WrongUsage, match="is also what is read"):
+        files.check_output(path, overwrite=True, sources=[tmp_path / "other", tmp_path / "." / "a.txt"])
+
+
 def test_a_failure_between_old_and_new_brings_the_old_folder_back(tmp_path, monkeypatch):
     folder = tmp_path / "golden"
     folder.mkdir()
