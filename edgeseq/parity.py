@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseq.errors import InputMismatch, WrongUsage
+from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
 from edgeseq.files import StrPath
 from edgeseq.runtime import Model, structure
-from edgeseq.runtime.golden import read_golden
+from edgeseq.runtime.golden import golden_folder, read_golden
 
 Array = npt.NDArray[Any]
 Reference = Callable[[Any], Any]
@@ -91,6 +91,11 @@ def compare(
         tolerance = manifest.tolerance if provider == "cpu" else max(manifest.tolerance, GPU_TOLERANCE)
     wanted = [spec.name for spec in manifest.outputs]
     golden = read_golden(path, manifest.model_hash) if inputs is None or reference is None else None
+    if golden is not None:
+        missing = [name for name in wanted if name not in golden.outputs]
+        missing += [spec.name for spec in manifest.inputs if spec.name not in golden.inputs]
+        if missing:
+            raise InvalidFile(golden_folder(path), f"the golden samples lack '{missing[0]}'. Export the model again")
     if inputs is None:
         assert golden is not None
         inputs = {spec.name: golden.inputs[spec.name] for spec in manifest.inputs}

@@ -22,8 +22,8 @@ from edgeseq.errors import DataUnavailable, EdgeseqError
 from edgeseq.recipes import data, readers
 from edgeseq.runtime import Model
 
-# A short training: enough to be useful within minutes on two cores. `edgeseq train imdb` alone trains in full.
-SHORT = ("--samples", "10000", "--epochs", "3")
+# Two epochs are a short training, useful within minutes on two cores. `edgeseq train imdb` alone trains in full.
+SHORT = ("--epochs", "2")
 # Rows for the quantizer to measure with: training reviews, so that the test reviews stay unseen.
 CALIBRATION_ROWS = 512
 REVIEWS_SHOWN = 5
@@ -33,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("output"), help="folder for results (output/)")
     parser.add_argument("--data", type=Path, help="folder with imdb/; default: the usual places, then Keras's loader")
-    parser.add_argument("--full", action="store_true", help="train in full (some 5 minutes more)")
+    parser.add_argument("--full", action="store_true", help="train in full, some five minutes")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     console = make_console(sys.stdout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -103,6 +105,19 @@ class TestCompare:
         (tmp_path / "model.onnx").write_bytes((folder / "model.onnx").read_bytes())
         with pytest.raises(errors.InvalidFile, match="belong to another model"):
             edgeseq.compare(tmp_path / "model.onnx")
+
+    def test_golden_samples_that_lack_an_output_are_refused(self, exported, tmp_path):
+        folder, _ = exported
+        shutil.copytree(folder / "model.golden", tmp_path / "model.golden")
+        shutil.copy(folder / "model.onnx", tmp_path / "model.onnx")
+        (tmp_path / "model.golden" / "test_data_set_0" / "output_0.pb").unlink()
+        with pytest.raises(errors.InvalidFile, match="the golden samples lack 'dense"):
+            edgeseq.compare(tmp_path / "model.onnx")
+
+    def test_a_reference_that_takes_other_inputs(self, exported):
+        other = keras.Sequential([keras.Input((None, 7), name="x"), L.LSTM(5)])
+        with pytest.raises(errors.InputMismatch, match="the Keras model does not take these inputs"):
+            edgeseq.compare(exported[0] / "model.onnx", other)
 
     def test_no_golden_samples(self, exported, tmp_path):
         folder, _ = exported

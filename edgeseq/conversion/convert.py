@@ -58,11 +58,21 @@ def convert(signature: Signature, *, opset: int, target: str, streaming: bool, l
         TensorSpec(name=spec.name, dtype=spec.dtype, axes=spec.axes, vocabulary_size=spec.vocabulary)
         for spec in signature.inputs
     )
+    try:
+        outputs = output_specs(graph, inputs, placed.states)
+    except Exception as error:
+        if not placed.states:
+            raise
+        # Weights for each time step of the model's own length do not fit another.
+        raise Refused(
+            "the model cannot be fed in chunks: something in it has the number of time steps built in "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from error
     return Converted(
         graph=graph,
         placed=placed,
         inputs=inputs,
-        outputs=output_specs(graph, inputs, placed.states),
+        outputs=outputs,
         loops=finish.count_loops(graph),
         notes=notes,
     )

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -15,30 +12,28 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
-import tensorflow as tf
-import tf2onnx
 
-from edgeseq import __version__, files
+from edgeseq import files
+from edgeseq.arrays import read_arrays
 from edgeseq.conversion import finish
 from edgeseq.conversion import streaming as streams
 from edgeseq.conversion.convert import Converted, convert
+from edgeseq.conversion.describe import describe
 from edgeseq.conversion.load import load_model
-from edgeseq.conversion.reference import Answers, Trial, keras_answers
+from edgeseq.conversion.reference import Answers, Trial, kept_states, keras_answers
 from edgeseq.conversion.report import ExportReport
 from edgeseq.conversion.signature import Signature, read_signature
 from edgeseq.conversion.verify import final_states, verify
 from edgeseq.errors import InputMismatch, LoopRefused, ParityFailed, Refused, UnsupportedLayer, WrongUsage
-from edgeseq.runtime import preprocessing as steps
+from edgeseq.lowering import STRATEGIES
+from edgeseq.parity import Parity
 from edgeseq.runtime.golden import Golden, check_golden, write_golden
-from edgeseq.runtime.manifest import METADATA_KEY, Manifest, MaskSpec, TensorSpec, ThreadAdvice
+from edgeseq.runtime.manifest import METADATA_KEY, Manifest, TensorSpec
 
 Array = npt.NDArray[Any]
 
 TARGETS = ("cpu", "cuda", "tensorrt")
-TOLERANCE = 1e-5
-"""For float32 on the CPU: what other orders of summation and other polynomials for tanh and sigmoid differ by."""
 
 
 def export(
@@ -67,10 +62,12 @@ def export(
     when the finished file differs from Keras by more than 1e-5 × max(1, max |answer|), OutputExists, MissingInput,
     InvalidFile, WrongUsage. Whatever it raises, nothing is left behind and the model works as before.
     """
-    target_path = _check_arguments(output, target, overwrite)
+    target_path = _check_arguments(output, target, lowering, overwrite)
     model = load_model(model_or_path)
     preprocessing = _preprocessing(preprocessing, model_or_path)
     _refuse_other_precisions(model)
+    if isinstance(samples, str | os.PathLike):
+        samples = read_arrays(samples, "samples")
     signature = read_signature(model, samples)
     given = None if samples is None else _flat_samples(samples, signature)
     stateful = streaming or streams.has_state(model)
@@ -79,7 +76,7 @@ def export(
 
     started = time.perf_counter()
     converted = convert(signature, opset=opset, target=target, streaming=stateful, lowering=lowering)
-    graph, placed, inputs = converted.graph, converted.placed, converted.inputs
+    graph, placed = converted.graph, converted.placed
     if streaming and not placed.states:
         raise Refused("there is nothing to stream: the model has no recurrent layer that carries a state")
     if converted.loops and not allow_loop:
@@ -91,46 +88,24 @@ def export(
     conversion = time.perf_counter() - started
 
     started = time.perf_counter()
-    answers = _ask(model, signature, given, converted.outputs, stateful)
+    with kept_states(model):
+        answers = _ask(model, signature, given, converted.outputs, stateful)
     asked = time.perf_counter() - started
 
     started = time.perf_counter()
     outputs = _name_outputs(converted, answers)
-    manifest = Manifest(
-        inputs=inputs,
-        outputs=outputs,
-        input_structure=signature.input_structure,
-        output_structure=answers.output_structure,
-        states=placed.states,
-        masks=_masks(signature),
-        recurrent=placed.recurrent,
-        preprocessing=preprocessing,
-        parameters=model.count_params(),
-        tolerance=TOLERANCE,
-        # One step's work is too small to share; rows of a batch are not.
-        threads=(ThreadAdvice(batch=1, threads=1), ThreadAdvice(batch=8, threads=0)) if placed.recurrent else (),
-        versions=_versions(),
-        model_hash=_model_hash(model),
-    )
-    if preprocessing is not None:
-        steps.validate(preprocessing, inputs=[spec.name for spec in inputs], outputs=[spec.name for spec in outputs])
+    manifest = describe(model, signature, converted, outputs, answers.output_structure, preprocessing)
     graph.metadata_props[METADATA_KEY] = manifest.to_json()
     finish.check(graph)
     document = ir.to_proto(graph).SerializeToString(deterministic=True)
     conversion += time.perf_counter() - started
 
     started = time.perf_counter()
-    with files.whole_file(target_path) as temporary:
+    with files.whole_file(target_path, overwrite=overwrite) as temporary:
         temporary.write_bytes(document)
         parity = verify(temporary, answers.trials, tolerance=manifest.tolerance)
         if not parity:
-            worst = max(parity.outputs, key=lambda o: (not o.within, o.max_rel))
-            raise ParityFailed(
-                f"the exported graph differs from Keras: output '{worst.name}' by {worst.max_rel:.2e} of its range, "
-                f"tolerance {worst.tolerance:.0e}. Nothing was written. This is a bug in edgeseq, or the model's "
-                "numbers are beyond what float32 can repeat (very large values, or chaotic dynamics)",
-                parity,
-            )
+            raise _parity_failed(parity, answers)
         sample = answers.trials[0] if given is not None else max(answers.trials, key=_rows)
         golden = write_golden(target_path, _golden(temporary, manifest, sample), manifest.model_hash)
     verification = asked + time.perf_counter() - started
@@ -145,15 +120,33 @@ def export(
         loops=converted.loops,
         states=tuple(state.input for state in placed.states),
         parity=parity,
-        notes=(*converted.notes, *answers.refused),
+        notes=(*signature.notes, *converted.notes, *answers.refused),
         conversion_seconds=conversion,
         verification_seconds=verification,
     )
 
 
-def _check_arguments(output: files.StrPath, target: str, overwrite: bool) -> Path:
+def _parity_failed(parity: Parity, answers: Answers) -> ParityFailed:
+    worst = next(output for output in parity.outputs if not output.within)
+    finite = all(np.isfinite(array).all() for trial in answers.trials for array in trial.outputs.values())
+    cause = (
+        "This is a bug in edgeseq, or the model's numbers are beyond what float32 can repeat (very large values, or "
+        "chaotic dynamics)"
+        if finite
+        else "Keras's own answers hold NaN or infinity: look for them in the weights"
+    )
+    return ParityFailed(
+        f"the exported graph differs from Keras: output '{worst.name}' by {worst.max_rel:.2e} of its range, tolerance "
+        f"{worst.tolerance:.0e}. Nothing was written. {cause}",
+        parity,
+    )
+
+
+def _check_arguments(output: files.StrPath, target: str, lowering: str, overwrite: bool) -> Path:
     if target not in TARGETS:
         raise WrongUsage(f"unknown target '{target}'; allowed: {', '.join(TARGETS)}")
+    if lowering not in ("auto", *STRATEGIES):
+        raise WrongUsage(f"unknown lowering '{lowering}'; allowed: auto, {', '.join(STRATEGIES)}")
     path = files.check_output(output, overwrite=overwrite)
     if path.suffix != ".onnx":
         raise WrongUsage(f"output must end in .onnx, got {path.name}")
@@ -190,6 +183,9 @@ def _flat_samples(samples: Any, signature: Signature) -> list[Array]:
         if set(samples) != set(names):
             raise InputMismatch(f"samples are named {', '.join(samples)}; the model takes {', '.join(names)}")
         arrays = [samples[name] for name in names]
+    elif len(names) == 1 and isinstance(samples, list) and not any(isinstance(row, np.ndarray) for row in samples):
+        # Rows of plain numbers, as for any array.
+        arrays = [samples]
     else:
         arrays = keras.tree.flatten(samples)
     if len(arrays) != len(names):
@@ -201,6 +197,8 @@ def _flat_samples(samples: Any, signature: Signature) -> list[Array]:
             isinstance(axis, int) and axis != length for axis, length in zip(spec.axes, array.shape, strict=True)
         ):
             raise InputMismatch(f"samples for '{spec.name}' have shape {array.shape}; expected {spec.axes}", spec.name)
+        if not array.size or not np.isfinite(array).all():
+            raise InputMismatch(f"samples for '{spec.name}' are empty, or hold NaN or infinity", spec.name)
         flat.append(array.astype(spec.dtype))
     return flat
 
@@ -225,45 +223,8 @@ def _name_outputs(converted: Converted, answers: Answers) -> tuple[TensorSpec, .
     return tuple(named)
 
 
-def _versions() -> dict[str, str]:
-    return {
-        "edgeseq": __version__,
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
-        "tf2onnx": tf2onnx.__version__,
-        "onnx": onnx.__version__,
-    }
-
-
 def _rows(trial: Trial) -> int:
     return int(next(iter(trial.inputs.values())).shape[0])
-
-
-def _masks(signature: Signature) -> tuple[MaskSpec, ...]:
-    return tuple(
-        MaskSpec(input=spec.name, layer=spec.mask_layer, value=spec.mask_value)
-        for spec in signature.inputs
-        # Nothing equals NaN, so a mask by that value masks nothing.
-        if spec.mask_value is not None and not math.isnan(spec.mask_value)
-    )
-
-
-def _model_hash(model: Any) -> str:
-    """SHA-256 over the config, where the model has one, and all weights."""
-    digest = hashlib.sha256()
-    try:
-        config = json.loads(model.to_json())
-        # What the model computes, not how it was trained.
-        config = {key: config.get(key) for key in ("class_name", "registered_name", "config")}
-        digest.update(json.dumps(config, sort_keys=True).encode())
-    except (NotImplementedError, TypeError, ValueError):
-        # A subclassed model need not have a config; its weights still tell it from others.
-        digest.update(type(model).__name__.encode())
-    for weight in model.weights:
-        array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value))
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _golden(path: Path, manifest: Manifest, trial: Trial) -> Golden:

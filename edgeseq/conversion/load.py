@@ -33,6 +33,8 @@ def load_model(model_or_path: Any) -> Any:
     path = check_input(model_or_path, "model file")
     if path.suffix not in _SUFFIXES or path.is_dir():
         raise InvalidFile(path, f"not a Keras model file; expected one ending in {', '.join(_SUFFIXES)}")
+    if path.suffix == ".keras" and not (zipfile.is_zipfile(path) or h5py.is_hdf5(path)):
+        raise InvalidFile(path, "damaged, or not a Keras model: a .keras file is a ZIP archive")
     _refuse_old_file(path)
     try:
         # Compiling would need the training's losses and metrics, which an export does not.

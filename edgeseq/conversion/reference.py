@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from edgeseq.conversion.load import load_model
 from edgeseq.conversion.signature import Input, Signature, to_structure
+from edgeseq.errors import InputMismatch
 from edgeseq.runtime.manifest import Structure
 
 Array = npt.NDArray[Any]
@@ -50,9 +52,14 @@ def open_keras(model_or_path: Any) -> Callable[[Any], Any]:
     model = load_model(model_or_path)
 
     def ask(inputs: Any) -> Any:
-        reset_states(model)
-        outputs = model(keras.tree.map_structure(np.asarray, inputs), training=False)
-        return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+        with kept_states(model):
+            reset_states(model)
+            try:
+                outputs = model(keras.tree.map_structure(np.asarray, inputs), training=False)
+            except Exception as error:
+                reason = str(error).strip().splitlines()[0]
+                raise InputMismatch(f"the Keras model does not take these inputs: {reason}") from error
+            return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
 
     return ask
 
@@ -62,6 +69,23 @@ def reset_states(model: Any) -> None:
     for layer in model._flatten_layers(include_self=False):
         if getattr(layer, "stateful", False) and hasattr(layer, "reset_state"):
             layer.reset_state()
+
+
+@contextlib.contextmanager
+def kept_states(model: Any) -> Iterator[None]:
+    """Put the states of stateful layers back afterwards, as the user had them."""
+    variables = [
+        variable
+        for layer in model._flatten_layers(include_self=False)
+        if getattr(layer, "stateful", False)
+        for variable in keras.tree.flatten(getattr(layer, "states", None) or [])
+    ]
+    before = [keras.ops.convert_to_numpy(variable.value) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
 
 
 def keras_answers(model: Any, signature: Signature, given: Sequence[Array] | None, seed: int = 0) -> Answers:

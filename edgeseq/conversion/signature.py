@@ -50,6 +50,8 @@ class Signature:
     """Names of the flat outputs; None where only a call can tell how many there are."""
     call: Callable[..., Any]
     """Takes flat tensors, returns the model's nested result."""
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
 
     def with_free_time(self) -> Signature:
         """The same signature with batch free, and time in every input that is a sequence: of vectors, or of ids."""
@@ -146,7 +148,13 @@ def _from_samples(model: Any, samples: Any) -> Signature:
     def call(*tensors: Any) -> Any:
         return model(keras.tree.pack_sequence_as(arrays, list(tensors)), training=False)
 
-    return Signature(inputs=inputs, input_structure=to_structure(arrays, names), output_names=None, call=call)
+    return Signature(
+        inputs=inputs,
+        input_structure=to_structure(arrays, names),
+        output_names=None,
+        call=call,
+        notes=("the model declares no inputs: all lengths but the batch are fixed as in the samples",),
+    )
 
 
 def to_structure(nested: Any, names: Sequence[str]) -> Structure:

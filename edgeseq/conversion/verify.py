@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseq.conversion.reference import Trial
+from edgeseq.errors import Refused
 from edgeseq.files import StrPath
 from edgeseq.parity import Parity, compare_answers
 from edgeseq.runtime import Model, structure
@@ -19,7 +20,11 @@ Pair = tuple[dict[str, Array], dict[str, Array]]
 
 
 def verify(path: StrPath, trials: Sequence[Trial], *, tolerance: float) -> Parity:
-    """Parity of the file at `path` with Keras's answers, whole and, where it has states, in chunks."""
+    """Parity of the file at `path` with Keras's answers, whole and, where it has states, in chunks.
+
+    Raises Refused for a file that answers right as a whole and otherwise in chunks: a layer of it looks at more of the
+    sequence than the chunk at hand.
+    """
     model = Model(path)
     names = [spec.name for spec in model.outputs]
     pairs: list[Pair] = []
@@ -29,14 +34,27 @@ def verify(path: StrPath, trials: Sequence[Trial], *, tolerance: float) -> Parit
             answers = structure.flatten(model(trial.inputs), model.manifest.output_structure)
             pairs.append(({name: answers[name] for name in names}, expected))
             continue
-        for lengths in _ways_to_cut(model.manifest, trial.inputs):
-            pairs.append((_streamed(model, trial.inputs, lengths), expected))
+        for number, lengths in enumerate(_ways_to_cut(model.manifest, trial.inputs)):
+            pair = (_streamed(model, trial.inputs, lengths), expected)
+            if number and not _alike(pair, tolerance):
+                raise Refused(
+                    "the model cannot be fed in chunks: its answers to the whole sequence and to parts of it differ. "
+                    "Some layer looks at more than one time step"
+                )
+            pairs.append(pair)
         if model.inputs[0].axes[0] == "batch":
             # Rows do not know of each other, so the first one alone must answer the same.
             first = {name: array[:1] for name, array in trial.inputs.items()}
             whole = next(_ways_to_cut(model.manifest, trial.inputs))
             pairs.append((_streamed(model, first, whole), {name: array[:1] for name, array in expected.items()}))
     return compare_answers(pairs, tolerance=tolerance, provider="cpu", reference="keras")
+
+
+def _alike(pair: Pair, tolerance: float) -> bool:
+    mine, theirs = pair
+    if any(mine[name].shape != theirs[name].shape for name in mine):
+        return False
+    return bool(compare_answers([pair], tolerance=tolerance, provider="cpu", reference="keras"))
 
 
 def final_states(path: StrPath, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -115,6 +115,24 @@ class TestStreams:
         with pytest.raises(errors.UnsupportedLayer, match=r"layer 'it'.*inside a TimeDistributed"):
             edgeseq.export(model, tmp_path / "model.onnx", streaming=True)
 
+    @pytest.mark.parametrize("as_stateful", [False, True])
+    def test_a_length_built_into_the_weights_is_refused(self, as_stateful, tmp_path):
+        x = keras.Input(batch_shape=(2, 6, 4), name="x") if as_stateful else keras.Input((6, 4), name="x")
+        steps = np.arange(24, dtype=np.float32).reshape(1, 6, 4)
+        y = L.LSTM(4, return_sequences=True, stateful=as_stateful)(x + steps)
+        with pytest.raises(errors.Refused, match="cannot be fed in chunks"):
+            edgeseq.export(keras.Model(x, y), tmp_path / "model.onnx", streaming=not as_stateful)
+
+    def test_the_states_of_the_users_model_stay(self, tmp_path):
+        model = keras.Sequential([keras.Input(batch_shape=(2, 4, 3), name="x"), L.LSTM(3, stateful=True)])
+        model(np.ones((2, 4, 3)))
+        before = [np.asarray(state) for state in model.layers[0].states]
+        assert np.abs(before[0]).max() > 0
+        edgeseq.export(model, tmp_path / "model.onnx")
+        edgeseq.compare(tmp_path / "model.onnx", model)
+        for state, kept in zip(model.layers[0].states, before, strict=True):
+            np.testing.assert_array_equal(state, kept)
+
     def test_nothing_to_carry_is_refused(self, tmp_path):
         with pytest.raises(errors.Refused, match="nothing to stream"):
             edgeseq.export(sequential(L.Dense(3)), tmp_path / "model.onnx", streaming=True)
@@ -147,9 +165,51 @@ class TestFiles:
             edgeseq.export(sequential(L.LSTM(3)), tmp_path / "model.onnx", overwrite=True)
         assert (folder / "precious.txt").read_text() == "mine"
 
+    @pytest.mark.parametrize("content", [b"", b"PK", b"not a model at all"])
+    def test_a_damaged_keras_file_is_told(self, content, tmp_path):
+        (tmp_path / "bad.keras").write_bytes(content)
+        with pytest.raises(errors.InvalidFile, match="damaged, or not a Keras model"):
+            edgeseq.export(tmp_path / "bad.keras", tmp_path / "model.onnx")
+
+    @pytest.mark.parametrize(
+        ("step", "reason"),
+        [
+            ({"kind": "scale", "offset": [0, 0], "scale": [1, 1]}, "scales 2 features of 'x', which has 4"),
+            (
+                {
+                    "kind": "text", "lowercase": True, "filters": "", "split": " ", "vocabulary": ["a"], "first_id": 4,
+                    "pad_id": 0, "start_id": 1, "unknown_id": 2, "length": 5, "padding": "pre", "truncating": "pre",
+                },
+                "makes word ids for 'x', which takes float32",
+            ),
+        ],
+    )  # fmt: skip
+    def test_preprocessing_that_cannot_work_is_refused(self, step, reason, tmp_path):
+        with pytest.raises(errors.WrongUsage, match=reason):
+            edgeseq.export(sequential(L.LSTM(3)), tmp_path / "m.onnx", preprocessing={"inputs": {"x": step}})
+
+    @pytest.mark.parametrize("bad", [np.ones((0, 5, 4)), np.full((1, 5, 4), np.nan)])
+    def test_samples_that_tell_nothing_are_refused(self, bad, tmp_path):
+        with pytest.raises(errors.InputMismatch, match="are empty, or hold NaN"):
+            edgeseq.export(sequential(L.LSTM(3)), tmp_path / "model.onnx", samples=bad)
+
+    def test_samples_may_be_a_file_or_rows_of_numbers(self, tmp_path):
+        rows = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
+        np.save(tmp_path / "x.npy", rows)
+        for name, samples in (("file", tmp_path / "x.npy"), ("rows", rows.tolist())):
+            report = edgeseq.export(sequential(L.LSTM(3)), tmp_path / f"{name}.onnx", samples=samples)
+            assert report.parity.samples > 3
+
     def test_samples_by_a_wrong_name_are_refused(self, tmp_path):
         with pytest.raises(errors.InputMismatch, match="samples are named y; the model takes x"):
             edgeseq.export(sequential(L.LSTM(3)), tmp_path / "model.onnx", samples={"y": np.ones((1, 2, 4))})
+
+
+def test_nan_in_the_weights_is_told(tmp_path):
+    model = sequential(L.Dense(3))
+    model.layers[0].bias.assign([0.0, np.nan, 0.0])
+    with pytest.raises(errors.ParityFailed, match="Keras's own answers hold NaN or infinity"):
+        edgeseq.export(model, tmp_path / "model.onnx")
 
 
 class Doubled(L.Dense):

@@ -199,7 +199,7 @@ def test_an_old_output_survives_a_failed_overwrite(tmp_path):
 def test_what_is_not_a_model(tmp_path, data_folder):
     text = tmp_path / "text.keras"
     text.write_text("not a model")
-    with pytest.raises(errors.InvalidFile, match="Keras cannot load it"):
+    with pytest.raises(errors.InvalidFile, match="damaged, or not a Keras model"):
         edgeseq.export(text, tmp_path / "model.onnx")
     with pytest.raises(errors.InvalidFile, match="not a Keras model file"):
         edgeseq.export(tmp_path, tmp_path / "model.onnx")
