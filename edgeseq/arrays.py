@@ -30,6 +30,22 @@ def read_arrays(path: StrPath, what: str = "file of arrays") -> Array | dict[str
 
     Raises MissingInput, WrongUsage for another suffix, and InvalidFile when it is damaged, empty or holds objects.
     """
+    arrays = _load(path, what)
+    return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+
+
+def read_inputs(path: StrPath, what: str = "inputs") -> Array | dict[str, Array]:
+    """As `read_arrays`, but a single array with a name of its own keeps it: a wrong one is then refused by the model.
+
+    Only ``arr_0``, what numpy itself calls an array that was given no name, says nothing.
+    """
+    arrays = _load(path, what)
+    names = list(arrays)
+    return arrays[names[0]] if names in ([""], ["arr_0"]) else arrays
+
+
+def _load(path: StrPath, what: str) -> dict[str, Array]:
+    """The arrays by name; that of an `.npy` file has an empty one."""
     source = files.check_input(path, what)
     if source.suffix not in READABLE:
         raise WrongUsage(f"{what} must be an .npz or .npy file, got {source.name}. Save arrays with numpy.savez.")
@@ -44,7 +60,7 @@ def read_arrays(path: StrPath, what: str = "file of arrays") -> Array | dict[str
         raise InvalidFile(source, f"it is not a numpy file of plain numbers ({error})") from error
     if not arrays:
         raise InvalidFile(source, "it holds no arrays")
-    return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+    return arrays
 
 
 def write_arrays(path: StrPath, arrays: Mapping[str, Array]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseq import files
-from edgeseq.arrays import READABLE, WRITABLE, plain_numbers, read_arrays, write_arrays
+from edgeseq.arrays import READABLE, WRITABLE, plain_numbers, read_inputs, write_arrays
 from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
 from edgeseq.files import StrPath
 from edgeseq.runtime import Model, structure
@@ -92,7 +92,7 @@ def run_file(
 
     Raises MissingInput, OutputExists, WrongUsage, InputMismatch, InvalidFile, and what opening the model raises.
     """
-    target = None if output is None else _check_target(output, overwrite=overwrite)
+    target = None if output is None else _check_target(output, overwrite=overwrite, sources=(model, inputs))
     if stream and raw:
         raise WrongUsage("a stream takes the arrays that the file takes: preprocessing (raw) is for whole sequences")
     if chunk is not None and (not stream or chunk < 1):
@@ -129,8 +129,8 @@ def run_file(
     )
 
 
-def _check_target(output: StrPath, *, overwrite: bool) -> Path:
-    target = files.check_output(output, overwrite=overwrite)
+def _check_target(output: StrPath, *, overwrite: bool, sources: Sequence[StrPath]) -> Path:
+    target = files.check_output(output, overwrite=overwrite, sources=sources)
     allowed = (*WRITABLE, *PICTURES)
     if target.suffix not in allowed:
         raise WrongUsage(f"outputs are written as {', '.join(allowed)}; got {target.name}")
@@ -149,7 +149,7 @@ def _read_inputs(inputs: StrPath, *, raw: bool) -> Any:
         return _read_rows(path)
     if path.suffix not in READABLE:
         raise WrongUsage(f"inputs must be .npz, .npy, .txt, .jsonl, or - for texts on stdin; got {os.fspath(inputs)}")
-    return read_arrays(path, "inputs")
+    return read_inputs(path)
 
 
 def _read_texts(inputs: StrPath) -> list[str]:
@@ -160,6 +160,8 @@ def _read_texts(inputs: StrPath) -> list[str]:
             content = files.check_input(inputs, "inputs").read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InvalidFile(inputs, f"it is not text in UTF-8 ({error})") from error
+    # A byte-order mark, which some editors write, would be part of the first word.
+    content = content.removeprefix("\ufeff")
     if not content:
         raise InvalidFile(inputs, "it holds no text")
     # Not splitlines, which also splits at characters that reviews do hold, such as U+0085 and U+2028.

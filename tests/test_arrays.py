@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseq.arrays import read_arrays, write_arrays
+from edgeseq.arrays import read_arrays, read_inputs, write_arrays
 from edgeseq.errors import InvalidFile, MissingInput, WrongUsage
 
 
@@ -62,3 +62,17 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(WrongUsage, match=r"got x\.csv"):
         write_arrays(tmp_path / "x.csv", two)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_keep_the_name_they_were_given(tmp_path: Path) -> None:
+    x = np.ones(3)
+    np.savez(tmp_path / "named.npz", wrong=x)
+    np.savez(tmp_path / "nameless.npz", x)
+    np.savez(tmp_path / "two.npz", x, x)
+    np.save(tmp_path / "x.npy", x)
+    named = read_inputs(tmp_path / "named.npz")
+    assert isinstance(named, dict)
+    assert list(named) == ["wrong"]
+    for name in ("nameless.npz", "x.npy"):
+        np.testing.assert_array_equal(read_inputs(tmp_path / name), x)
+    assert list(read_inputs(tmp_path / "two.npz")) == ["arr_0", "arr_1"]

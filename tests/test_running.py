@@ -319,3 +319,34 @@ def test_ragged_rows_are_refused(words: Path, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("[1, 2, 3]\n[1, 2]")
     with pytest.raises(InputMismatch, match="padded"):
         run_file(words, tmp_path / "x.jsonl")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_word(
+    words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.txt").write_text("good bad", encoding="utf-8-sig")
+    (tmp_path / "t.jsonl").write_text('"good bad"', encoding="utf-8-sig")
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffgood bad"))
+    for inputs in (tmp_path / "t.txt", tmp_path / "t.jsonl", "-"):
+        assert values(run_file(words, inputs, raw=True)) == {"y": [[0, 2, 4]]}
+    (tmp_path / "t.txt").write_text("", encoding="utf-8-sig")
+    with pytest.raises(InvalidFile, match="no text"):
+        run_file(words, tmp_path / "t.txt", raw=True)
+
+
+def test_a_wrong_name_of_a_single_array_is_refused(words: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", idz=np.ones((1, 3), np.int32))
+    with pytest.raises(InputMismatch, match="keys 'ids'; missing 'ids' and unexpected 'idz'"):
+        run_file(words, tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", np.ones((1, 3), np.int32))
+    assert values(run_file(words, tmp_path / "x.npz")) == {"y": [[2, 2, 2]]}
+
+
+def test_an_output_does_not_take_the_place_of_what_is_read(words: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", ids=np.ones((1, 3), np.int32))
+    (tmp_path / "link.npz").symlink_to(tmp_path / "x.npz")
+    before = (tmp_path / "x.npz").read_bytes(), words.read_bytes()
+    for output in (tmp_path / "x.npz", tmp_path / "link.npz", words):
+        with pytest.raises(WrongUsage, match="is also what is read"):
+            run_file(words, tmp_path / "x.npz", output, overwrite=True)
+    assert ((tmp_path / "x.npz").read_bytes(), words.read_bytes()) == before

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgeseq.errors import InputMismatch, InvalidFile, MissingInput, WrongUsage
 from edgeseq.files import StrPath
-from edgeseq.runtime.golden import golden_folder, read_golden
+from edgeseq.runtime.golden import find_golden, read_golden
 from edgeseq.runtime.manifest import Manifest, TensorSpec, time_axes
 
 DEFAULT_TIME_STEPS = 100
@@ -109,10 +109,10 @@ def _golden(model: StrPath, manifest: Manifest) -> Arrays | None:
         return None
     for spec in manifest.inputs:
         if spec.name not in found:
-            raise InvalidFile(golden_folder(model), f"it has no sample for the input '{spec.name}'. Export again")
+            raise InvalidFile(find_golden(model), f"it has no sample for the input '{spec.name}'. Export again")
         shape = found[spec.name].shape
         if len(shape) != len(spec.axes) or 0 in shape:
-            raise InvalidFile(golden_folder(model), f"the input '{spec.name}' takes {spec.axes}; its sample is {shape}")
+            raise InvalidFile(find_golden(model), f"the input '{spec.name}' takes {spec.axes}; its sample is {shape}")
     return found
 
 

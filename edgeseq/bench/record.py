@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgeseq import files
 from edgeseq.bench.machine import Machine
 from edgeseq.bench.sample import ClockFacts, Settings, WarmUp
 from edgeseq.bench.stats import Interval, Ratio, paired_ratio
-from edgeseq.errors import InvalidFile
+from edgeseq.errors import InvalidFile, WrongUsage
 from edgeseq.runtime import document
 
 SCHEMA = "edgeseq.benchmark"
@@ -150,9 +151,17 @@ def speedup(subject: BenchmarkResult, reference: BenchmarkResult) -> Ratio | Non
     return paired_ratio(reference.round_p50_ns, subject.round_p50_ns)
 
 
+def check_run_output(path: files.StrPath, *, overwrite: bool = False, sources: Iterable[files.StrPath] = ()) -> Path:
+    """`path` as a place for `write_run`: as `files.check_output`, and WrongUsage unless it ends in .json."""
+    target = files.check_output(path, overwrite=overwrite, sources=sources)
+    if target.suffix != ".json":
+        raise WrongUsage(f"results are written as .json; got {target.name}")
+    return target
+
+
 def write_run(run: BenchmarkRun, path: files.StrPath, *, overwrite: bool = False) -> None:
-    """Write `run` to `path` as JSON. Raises OutputExists."""
-    target = files.check_output(path, overwrite=overwrite)
+    """Write `run` to `path`, which ends in .json. Raises OutputExists, WrongUsage."""
+    target = check_run_output(path, overwrite=overwrite)
     files.write_bytes(target, (run.to_json() + "\n").encode())
 
 

@@ -47,9 +47,13 @@ def write_report(
     `references` are the subjects that the others are held against; None takes Keras's own where they are in a run,
     else the run's first subject. `before` and `after` are put around the results.
 
-    Raises OutputExists, MissingInput, InvalidFile, WrongUsage, or MissingExtra without matplotlib.
+    `output` ends in .html. Raises OutputExists, MissingInput, InvalidFile, WrongUsage, or MissingExtra without
+    matplotlib.
     """
-    target = files.check_output(output, overwrite=overwrite)
+    read = [result for result in results if not isinstance(result, BenchmarkRun)]
+    target = files.check_output(output, overwrite=overwrite, sources=read)
+    if target.suffix != ".html":
+        raise WrongUsage(f"the report is written as .html; got {target.name}")
     if not results and not before and not after:
         raise WrongUsage("there is nothing to report: give the files that `edgeseq bench --output` wrote")
     runs = [

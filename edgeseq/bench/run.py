@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from edgeseq.bench.machine import installed_versions, this_machine
 from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, SubjectRatio, speedup
 from edgeseq.bench.sample import Clock, Progress, Samples, Settings, interleave, measure_clock
 from edgeseq.bench.subjects import Subject, error_text, file_subject
-from edgeseq.errors import WrongUsage
+from edgeseq.errors import InputMismatch, WrongUsage
 from edgeseq.files import StrPath
 
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorflow", "keras", "tf2onnx", "onnx")
@@ -66,7 +66,7 @@ def run_benchmark(
     """Measure `subjects` side by side, interleaved; the first is the reference for answers and ratios.
 
     A subject that raises gets its error as its result, and the others go on. Raises WrongUsage when there are no
-    subjects or two share a name.
+    subjects or two share a name, InputMismatch when inputs that the caller gave do not fit a subject.
     """
     settings = settings or Settings()
     names = [subject.name for subject in subjects]
@@ -85,8 +85,7 @@ def run_benchmark(
     )
     samples = {subject.name: found for subject, found in zip(running, sampled, strict=True)}
     results = tuple(
-        _result(subject, outcomes[subject.name], outcomes[names[0]], samples.get(subject.name), save_samples)
-        for subject in subjects
+        _result(subject, outcomes, subjects[0], samples.get(subject.name), save_samples) for subject in subjects
     )
     speedups = [(result.name, speedup(result, results[0])) for result in results[1:]]
     return BenchmarkRun(
@@ -109,17 +108,27 @@ def _try(subject: Subject) -> Answers | str:
         return subject.error or "it has nothing to call"
     try:
         return flatten(subject.call())
+    except InputMismatch as error:
+        if subject.inputs != "given":
+            return error_text(error)
+        error.add_note(f"while running {subject.name} on the given inputs")
+        raise
     except Exception as error:  # noqa: BLE001 - a subject that fails gets its error as its result
         return error_text(error)
 
 
 def _result(
-    subject: Subject, answers: Answers | str, reference: Answers | str, samples: Samples | None, save_samples: bool
+    subject: Subject,
+    outcomes: Mapping[str, Answers | str],
+    reference: Subject,
+    samples: Samples | None,
+    save_samples: bool,
 ) -> BenchmarkResult:
+    answers = outcomes[subject.name]
     error = answers if isinstance(answers, str) else None
     if samples is not None and samples.error is not None:
         error = error_text(samples.error)
-    max_abs, said = _compared(answers, reference)
+    max_abs, said = _compared(answers, outcomes[reference.name], _fed_alike(subject, reference))
     # A subject that failed half way was measured on some rounds only: those times are not comparable, so not kept.
     rounds = samples.rounds if samples is not None and error is None else ()
     times = np.sort(np.array([time_ns for block in rounds for time_ns in block], dtype=np.int64))
@@ -153,11 +162,21 @@ def _result(
     )
 
 
-def _compared(answers: Answers | str, reference: Answers | str) -> tuple[float | None, str]:
+def _compared(answers: Answers | str, reference: Answers | str, fed_alike: bool) -> tuple[float | None, str]:
     if isinstance(answers, str):
         return None, "no answers"
     if answers is reference:
         return None, "reference"
     if isinstance(reference, str):
         return None, "the reference has no answers"
+    if not fed_alike:
+        return None, "not comparable: other inputs"
     return compare_answers(answers, reference)
+
+
+def _fed_alike(subject: Subject, reference: Subject) -> bool:
+    """Whether both are fed the same arrays; where one does not tell, whether they say the same of them."""
+    if subject.fed is None or reference.fed is None:
+        return (subject.batch, subject.time_steps) == (reference.batch, reference.time_steps)
+    mine, other = flatten(subject.fed), flatten(reference.fed)
+    return len(mine) == len(other) and all(a is b or np.array_equal(a, b) for a, b in zip(mine, other, strict=True))

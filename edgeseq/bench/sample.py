@@ -54,7 +54,9 @@ class Settings:
                 raise WrongUsage(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("min_seconds", "max_seconds", "warm_up_max_seconds"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise WrongUsage(f"{name} must be a number of seconds, not {getattr(self, name)}")
+                raise WrongUsage(f"{name} must be a number of seconds from 0 on, not {getattr(self, name)}")
+        if self.max_seconds == 0:
+            raise WrongUsage("max_seconds must be above 0: no round fits into no time")
 
 
 @dataclass(frozen=True, kw_only=True)

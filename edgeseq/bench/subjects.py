@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -162,4 +163,6 @@ def model_size_bytes(path: StrPath) -> int:
 def error_text(error: Exception) -> str:
     """An error as one line for a table: with its type where the message alone may not tell, and with its notes."""
     text = str(error) if isinstance(error, EdgeseqError) else f"{type(error).__name__}: {error}"
-    return " ".join(" ".join([text, *getattr(error, "__notes__", ())]).split())
+    # Keras writes its messages in bold, by the codes of a terminal.
+    text = re.sub(r"\x1b\[[0-9;]*m", "", " ".join([text, *getattr(error, "__notes__", ())]))
+    return " ".join(text.split())

@@ -55,16 +55,16 @@ def bench(
     overwrite: Overwrite = False,
 ) -> Reply:
     """Measure files side by side: latency with intervals, size, speed, and the difference of their answers."""
-    from edgeseq.arrays import read_arrays
+    from edgeseq.arrays import read_inputs
     from edgeseq.bench import Settings, compare_to_baseline, file_subjects, read_run, run_benchmark, write_run
-    from edgeseq.bench.record import KERAS_SUBJECTS
+    from edgeseq.bench.record import KERAS_SUBJECTS, check_run_output
     from edgeseq.cli.console import progress_bar
     from edgeseq.cli.documents import ComparedRun
     from edgeseq.cli.quiet import import_tensorflow
-    from edgeseq.files import check_output
 
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        read = [path for path in (*models, inputs, keras, baseline) if path is not None]
+        check_run_output(output, overwrite=overwrite, sources=read)
     old = None if baseline is None else read_run(baseline)
     settings = Settings(min_seconds=min_seconds, max_seconds=max_seconds, seed=seed)
     choices: dict[str, Any] = {
@@ -72,7 +72,7 @@ def bench(
         "threads": threads,
         "batch": batch,
         "time_steps": time_steps,
-        "inputs": None if inputs is None else read_arrays(inputs, "inputs"),
+        "inputs": None if inputs is None else read_inputs(inputs),
         "seed": seed,
     }
     if keras is None:
@@ -122,9 +122,17 @@ def _show(run: BenchmarkRun, comparison: BaselineComparison | None, output: Path
         rows.add_row(*cells, {None: "its own", 0: "all"}.get(result.threads, str(result.threads)))
     out.print(rows)
     notes(out, [f"{result.name} failed: {result.error}" for result in run.results if result.error is not None])
-    first = run.results[-1]
-    steps = "" if first.time_steps is None else f", {first.time_steps} time steps"
-    out.print(f"batch {first.batch}{steps}, inputs {first.inputs}; {run.machine.cpu_model}, {run.machine.cores} cores")
+    fed: dict[str, list[str]] = {}
+    for result in run.results:
+        steps = "" if result.time_steps is None else f", {result.time_steps} time steps"
+        fed.setdefault(f"batch {result.batch}{steps}, inputs {result.inputs}", []).append(result.name)
+    machine = f"{run.machine.cpu_model}, {run.machine.cores} cores"
+    if len(fed) == 1:
+        out.print(f"{next(iter(fed))}; {machine}")
+    else:
+        for said, names in fed.items():
+            out.print(f"{', '.join(names)}: {said}", soft_wrap=True)
+        out.print(machine)
     if comparison is not None:
         against = table("", "verdict", "why")
         for row in comparison.rows:

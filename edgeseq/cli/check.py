@@ -44,12 +44,12 @@ def check(
     provider: Provider = "cpu",
 ) -> Reply:
     """Compare the file's answers with Keras's, another file's, or the golden samples. Exit code 1: they differ."""
-    from edgeseq.arrays import read_arrays
+    from edgeseq.arrays import read_inputs
     from edgeseq.cli.console import working
     from edgeseq.cli.quiet import import_tensorflow
     from edgeseq.parity import compare
 
-    given = None if inputs is None else read_arrays(inputs, "inputs")
+    given = None if inputs is None else read_inputs(inputs, "inputs")
     with working("comparing"):
         if reference is not None and reference.suffix != ".onnx":
             import_tensorflow()

@@ -44,14 +44,14 @@ def export(
     overwrite: Overwrite = False,
 ) -> Reply:
     """Convert a Keras model to exact, native ONNX; verify it against Keras; write it."""
-    from edgeseq.arrays import read_arrays
+    from edgeseq.arrays import read_inputs
     from edgeseq.cli.console import working
     from edgeseq.cli.quiet import import_tensorflow
 
     # Before TensorFlow is imported, which takes seconds.
     check_input(model, "model file")
     check_output(output, overwrite=overwrite)
-    given = None if samples is None else read_arrays(samples, "samples")
+    given = None if samples is None else read_inputs(samples, "samples")
     steps = None if preprocessing is None else read_json(preprocessing)
     with working("exporting"):
         import_tensorflow()

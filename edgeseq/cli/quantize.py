@@ -28,11 +28,12 @@ def quantize(
             "--max-error",
             parser=fraction,
             metavar="SHARE",
-            help="Largest relative RMS error against the file, 2% or 0.02. Default without labels: 2%.",
+            help="Largest relative RMS error against the file, 2% or 0.02, at most 100%. Default without labels: 2%.",
         ),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option("--labels", help="Right answers of the samples, .npy: the metric counts, too.")
+        Path | None,
+        typer.Option("--labels", help="Right answers, .npy (class numbers for accuracy): the metric counts, too."),
     ] = None,
     metric: Annotated[str, typer.Option("--metric", help="With --labels: accuracy or mae.")] = "accuracy",
     max_drop: Annotated[

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgeseq import files
-from edgeseq.arrays import read_arrays
+from edgeseq.arrays import read_inputs
 from edgeseq.conversion import finish
 from edgeseq.conversion import streaming as streams
 from edgeseq.conversion.convert import Converted, convert
@@ -67,7 +67,7 @@ def export(
     preprocessing = _preprocessing(preprocessing, model_or_path)
     _refuse_other_precisions(model)
     if isinstance(samples, str | os.PathLike):
-        samples = read_arrays(samples, "samples")
+        samples = read_inputs(samples, "samples")
     signature = read_signature(model, samples)
     given = None if samples is None else _flat_samples(samples, signature)
     stateful = streaming or streams.has_state(model)

@@ -75,7 +75,7 @@ def keras_subjects(
     model = load_model(model)
     first = flatten(inputs)[0]
     batch = len(first) if first.ndim else 1
-    facts: dict[str, Any] = {"batch": batch, "time_steps": time_steps}
+    facts: dict[str, Any] = {"batch": batch, "time_steps": time_steps, "fed": inputs}
     return (
         Subject(name=KERAS_PREDICT, call=_predict(model, inputs, batch), provider="tensorflow", **facts),
         _export(model, inputs, provider, threads or 0, facts),

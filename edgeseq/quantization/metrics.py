@@ -66,16 +66,24 @@ def accuracy(labels: Array, predictions: Array) -> float:
     """Fraction of right classes.
 
     `predictions` are (rows..., classes) scores, of which the largest counts, or (rows..., 1) or (rows...)
-    probabilities of class 1, with the threshold 0.5. `labels` are class numbers, or one-hot like the predictions.
+    probabilities of class 1, with the threshold 0.5. `labels` (rows...) are class numbers, whole numbers from 0 to
+    classes - 1. Raises InputMismatch for any others.
     """
     predictions = _single(predictions)
     if predictions.ndim > 1 and predictions.shape[-1] > 1:
-        found = predictions.argmax(axis=-1)
-        wanted = labels.argmax(axis=-1) if labels.shape == predictions.shape else labels
+        found, classes = predictions.argmax(axis=-1), predictions.shape[-1]
+        wanted = f"class numbers, whole numbers from 0 to {classes - 1}"
     else:
-        found = predictions > 0.5
-        wanted = labels > 0.5
-    return float(np.mean(_alike(wanted, found.shape) == found))
+        found, classes = predictions > 0.5, 2
+        wanted = "0 or 1, because the answer is one probability"
+    advice = f"For accuracy, labels are {wanted}, and there is one for each answer."
+    if labels.size != found.size:
+        shapes = f"of shape {labels.shape} for answers of shape {found.shape}"
+        raise InputMismatch(f"got labels {shapes}. {advice} One-hot labels become class numbers by argmax(axis=-1).")
+    wrong = labels[~np.isin(labels, np.arange(classes))]
+    if wrong.size:
+        raise InputMismatch(f"got labels such as {wrong.flat[0]}. {advice}")
+    return float(np.mean(_alike(labels, found.shape) == found))
 
 
 def mae(labels: Array, predictions: Array) -> float:

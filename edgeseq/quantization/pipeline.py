@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from numbers import Real
+from pathlib import Path
 
 import numpy.typing as npt
 
@@ -50,29 +53,34 @@ def quantize(
     Each layer's possible forms are measured in place on this machine, on the samples; the best that keep the budget
     together are written. When none helps, the fp32 file is written as it is, and the report says why.
 
+    `output` ends in ``.onnx``; the golden samples that belong to it lie in the folder of the same stem.
+
     `samples`: a path to an .npz file (an array for each input, by name) or an .npy file (for a single input), or an
     array, a dict by name, a list in the order of the inputs; axis 0 is the batch, the other axes are the file's. Every
     fourth row is not used to choose, but the budget must hold there too. Give real data of real length.
 
-    The budget is `max_error`, the relative RMS error against the fp32 file of the worst output (0.02 unless labels are
-    given); or with `labels` (a path to an .npy or .npz file, or an array; one a row) `max_drop`, by how much `metric`
-    may get worse in its own unit (0.005 unless said). `metric` is ``"accuracy"`` (classes by the largest score, or by
-    the threshold 0.5 for a single probability), ``"mae"``, or a function (labels, predictions) to a number, with
-    `greater_is_better`. Given both, both must hold.
+    The budget is `max_error`, the relative RMS error against the fp32 file of the worst output (above 0 and at most 1;
+    0.02 unless labels are given); or with `labels` (a path to an .npy or .npz file, or an array; one a row) `max_drop`,
+    by how much `metric` may get worse in its own unit (0.005 unless said). `metric` is ``"accuracy"`` (classes by the
+    largest score, or by the threshold 0.5 for a single probability; labels are class numbers), ``"mae"``, or a function
+    (labels, predictions) to a number, with `greater_is_better`. Given both, both must hold.
 
     Some forms quantize an activation with one scale for all rows and time steps of a call, so that a row's answer
     depends a little on its neighbours. They are never used in files that carry states from call to call; with
     `allow_row_leak=False`, nowhere.
 
-    Raises MissingInput, OutputExists, WrongUsage (budget, metric, a file that is quantized already), InputMismatch
-    (samples or labels that do not fit), InvalidFile, Refused (above 2 GB), MissingExtra.
+    Raises MissingInput, OutputExists, WrongUsage (budget, metric, an output that is no .onnx or is also read, a file
+    that is quantized already), InputMismatch (samples or labels that do not fit), InvalidFile, Refused (above 2 GB),
+    MissingExtra.
     """
     chosen_metric, budget = _budget(labels, metric, greater_is_better, max_error, max_drop)
     path = check_input(source, "ONNX file")
-    target = check_output(output, overwrite=overwrite)
+    # Another suffix would share its golden samples' folder with the .onnx file of the same stem.
+    if Path(output).suffix != ".onnx":
+        raise WrongUsage(f"the output's name must end in .onnx, got {Path(output).name}")
+    sources = [path, *(given for given in (samples, labels) if isinstance(given, str | os.PathLike))]
+    target = check_output(output, overwrite=overwrite, sources=sources)
     check_golden(target, overwrite=overwrite)
-    if target.exists() and target.samefile(path):
-        raise WrongUsage(f"the output is the file to quantize: {target}. Give it another name.")
     manifest = load_manifest(path)
     if manifest is not None and manifest.quantization is not None:
         raise WrongUsage(f"{path} is quantized already, as its manifest says. Give the file it was made from.")
@@ -99,7 +107,7 @@ def quantize(
     if progress:
         progress("write", 0, 1)
     result = finish(trial, outcome.choices, path, manifest)
-    write(target, result, manifest.model_hash if manifest else "")
+    write(target, result, manifest.model_hash if manifest else "", overwrite=overwrite)
     if progress:
         progress("write", 1, 1)
     return make_report(path, target, trial, budget, outcome, ruled_out, result, notes)
@@ -119,11 +127,17 @@ def _budget(
         max_error = DEFAULT_MAX_ERROR if max_error is None else max_error
     elif max_drop is None:
         max_drop = DEFAULT_MAX_DROP
-    for name, value in (("max_error", max_error), ("max_drop", max_drop)):
-        if value is not None and not 0 <= value < math.inf:
-            raise WrongUsage(f"{name} must be 0 or a positive number, not {value}.")
+    # An error of 1 is that of answering nothing but zeros.
+    if max_error is not None and not (_is_number(max_error) and 0 < max_error <= 1):
+        raise WrongUsage(f"max_error must be above 0 and at most 1 (100%), got {max_error!r}")
+    if max_drop is not None and not (_is_number(max_drop) and 0 <= max_drop < math.inf):
+        raise WrongUsage(f"max_drop must be 0 or a positive number, got {max_drop!r}")
     chosen = None if labels is None else choose_metric(metric, greater_is_better)
     return chosen, Budget(max_error=max_error, max_drop=max_drop)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _threads(manifest: Manifest | None, parts: SplitSamples) -> int:

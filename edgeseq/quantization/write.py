@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 
 from edgeseq.errors import MissingInput
-from edgeseq.files import write_bytes
+from edgeseq.files import check_output, whole_file
 from edgeseq.quantization.candidates import CANDIDATES, apply, rows_independent
 from edgeseq.quantization.layers import Layer, has_external_data
 from edgeseq.quantization.measure import SampledTrial, run_all, serialize
@@ -74,15 +74,19 @@ def quantized_file(
     return serialize(result)
 
 
-def write(target: Path, result: Result, model_hash: str) -> None:
-    """Write the samples, then the file. Samples of an older file of that name never stay beside it."""
-    if result.golden is not None:
-        write_golden(target, result.golden, model_hash)
-    elif golden_folder(target).exists():
-        # Looked at again: it may have come since the work began, and only samples may go.
-        check_golden(target, overwrite=True)
-        shutil.rmtree(golden_folder(target))
-    write_bytes(target, result.content)
+def write(target: Path, result: Result, model_hash: str, *, overwrite: bool) -> None:
+    """Write the samples, then the file. Samples of an older file of that name never stay beside it.
+
+    Raises OutputExists, or WrongUsage, when another process has put something there since the work began.
+    """
+    check_output(target, overwrite=overwrite)
+    check_golden(target, overwrite=overwrite)
+    with whole_file(target, overwrite=overwrite) as temporary:
+        temporary.write_bytes(result.content)
+        if result.golden is not None:
+            write_golden(target, result.golden, model_hash)
+        elif golden_folder(target).exists():
+            shutil.rmtree(golden_folder(target))
 
 
 def _golden_of(source: Path, manifest: Manifest | None) -> Golden | None:

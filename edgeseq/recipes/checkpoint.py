@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from edgeseq import files
-from edgeseq.errors import InvalidFile
+from edgeseq.errors import InvalidFile, WrongUsage
 from edgeseq.recipes.plan import Array
 
 _FILE = "state.npz"
+# What a killed writer leaves: see `files.whole_file`.
+_HALF_WRITTEN = ".state." + "[0-9a-f]" * 32 + ".npz"
 
 
 @dataclass
@@ -47,13 +49,33 @@ def folder_of(output: Path) -> Path:
     return output.with_name(f"{output.stem}.checkpoint")
 
 
+def check_folder(output: Path, *, discarding: bool) -> None:
+    """Raise WrongUsage when the checkpoint's place beside `output` is taken by what this module did not write.
+
+    A damaged state may still be ours, but is not known to be: with `discarding`, it is refused here, too.
+    """
+    folder = folder_of(output)
+    advice = "Move it away, or give the model another name"
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise WrongUsage(f"{folder} is in the place of the training's checkpoint and is no folder. {advice}")
+    if not (folder / _FILE).exists() and set(folder.iterdir()) - set(folder.glob(_HALF_WRITTEN)):
+        raise WrongUsage(f"{folder} is in the place of the training's checkpoint and holds other files. {advice}")
+    if discarding:
+        try:
+            saved_settings(output)
+        except InvalidFile as error:
+            raise WrongUsage(f"{folder / _FILE} cannot be read as a checkpoint, so it stays. {advice}") from error
+
+
 def saved_settings(output: Path) -> dict[str, Any] | None:
     """The settings of the unfinished training beside `output`, or None when there is none.
 
     Raises InvalidFile when the checkpoint is damaged.
     """
     path = folder_of(output) / _FILE
-    return dict(_header(path)["settings"]) if path.exists() else None
+    return _header(path)["settings"] if path.exists() else None
 
 
 def saved_epoch(output: Path) -> int:
@@ -96,7 +118,7 @@ def restore(output: Path, model: Any) -> TrainingState:
 def discard(output: Path) -> None:
     """Remove the checkpoint beside `output`, with whatever a killed writer left; other files in its folder stay."""
     folder = folder_of(output)
-    for file in (folder / _FILE, *folder.glob(f".{Path(_FILE).stem}.*")):
+    for file in (folder / _FILE, *folder.glob(_HALF_WRITTEN)):
         file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
@@ -111,7 +133,8 @@ def _variables(model: Any) -> list[Any]:
 
 def _header(path: Path) -> dict[str, Any]:
     with _opened(path) as archive:
-        return dict(json.loads(archive["header"].tobytes()))
+        header = json.loads(archive["header"].tobytes())
+        return {part: dict(header[part]) for part in ("settings", "progress")}
 
 
 @contextlib.contextmanager
@@ -119,5 +142,6 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             yield archive
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    # TypeError: an archive of other contents, or a single array.
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidFile(path, f"not a checkpoint ({error}); remove {path.parent} to start afresh") from error

@@ -36,7 +36,7 @@ def stateful(
     test = pieces(values[parts.test :], many_to_many)
 
     def evaluate(model: Any) -> Evaluation:
-        from edgeseq.recipes.training import reset_states
+        from edgeseq.conversion.reference import reset_states
 
         reset_states(model)
         answers = model.predict(scaler.apply(test.inputs), batch_size=LANES, verbose=0)

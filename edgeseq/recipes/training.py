@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from edgeseq.conversion.reference import reset_states
 from edgeseq.errors import NegativeResult
 from edgeseq.recipes import checkpoint
 from edgeseq.recipes.checkpoint import TrainingState
@@ -33,13 +34,6 @@ def fit(plan: Plan, state: TrainingState, *, output: Path, settings: dict[str, A
         checkpoint.write(output, settings, state, plan.model)
     if plan.best_weights:
         plan.model.set_weights(state.best_weights)
-
-
-def reset_states(model: Any) -> None:
-    """Bring every stateful layer of `model` to its initial state."""
-    for layer in model.layers:
-        if getattr(layer, "stateful", False):
-            layer.reset_states()
 
 
 def _train_epoch(plan: Plan, state: TrainingState, seed: int, progress: Progress | None) -> None:

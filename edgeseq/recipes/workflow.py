@@ -40,9 +40,9 @@ def train(
         recipe: A name in `edgeseq.recipes.RECIPES`.
         output: The model to write; its name ends in ``.keras``.
         data: Folder of data sets; None looks in the usual places (see `edgeseq.recipes.data`).
-        epochs: Passes over the training data at most; None is the recipe's own number.
-        batch_size: Samples a step; None is the recipe's own number.
-        seed: The same seed, data and machine give the same training.
+        epochs: Passes over the training data at most, 1 or more; None is the recipe's own number.
+        batch_size: Samples a step, 1 or more; None is the recipe's own number.
+        seed: From 0 to 2**32 - 1; the same seed, data and machine give the same training.
         overwrite: Whether an existing output may be replaced.
         resume: True goes on from the checkpoint and fails without one; False discards it; None goes on when there is
             one of the same settings.
@@ -50,7 +50,8 @@ def train(
         options: The recipe's own options.
 
     Raises:
-        WrongUsage: No such recipe or option, or the checkpoint is of another training.
+        WrongUsage: No such recipe or option, the checkpoint is of another training, or its place is taken by files that
+            no training wrote.
         OutputExists: One of the outputs is there; raised before anything is read or trained.
         DataUnavailable: The data set is nowhere to be found; the message says where to get it.
         MissingInput: `data` was named and lacks the data set.
@@ -62,9 +63,11 @@ def train(
     started = time.perf_counter()
     chosen = find(recipe)
     values = chosen.resolve(options)
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise WrongUsage(f"{name} must be at least 1, got {value}")
+    if epochs is not None:
+        _check_whole_number("epochs", epochs, least=1)
+    if batch_size is not None:
+        _check_whole_number("batch_size", batch_size, least=1)
+    _check_whole_number("seed", seed, least=0, most=2**32 - 1)
     target = Path(output)
     if target.suffix != ".keras":
         raise WrongUsage(f"the model's name must end in .keras, got {target.name}")
@@ -93,15 +96,22 @@ def train(
         progress("reading the data", 0, 1)
     plan = chosen.prepare(request, **values)
     try:
-        return _train_and_write(plan, target, settings, resuming, progress, started)
+        return _train_and_write(plan, target, settings, resuming, overwrite, progress, started)
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(_how_to_go_on(target, plan))
         raise
 
 
 def _train_and_write(
-    plan: Plan, target: Path, settings: dict[str, Any], resuming: bool, progress: Progress | None, started: float
+    plan: Plan,
+    target: Path,
+    settings: dict[str, Any],
+    resuming: bool,
+    overwrite: bool,
+    progress: Progress | None,
+    started: float,
 ) -> TrainingReport:
+    from edgeseq.conversion.reference import reset_states
     from edgeseq.recipes import curves, training
 
     state = checkpoint.restore(target, plan.model) if resuming else checkpoint.TrainingState()
@@ -119,8 +129,8 @@ def _train_and_write(
     files.write_json(beside["history"], {**settings, "best_epoch": kept_epoch, "history": state.history})
     curves.draw(beside["curves"], target.stem, state.history, kept_epoch)
     # The model comes last: where it is, all is.
-    training.reset_states(plan.model)
-    with files.whole_file(target) as temporary:
+    reset_states(plan.model)
+    with files.whole_file(target, overwrite=overwrite) as temporary:
         plan.model.save(temporary)
     checkpoint.discard(target)
     notes = [*plan.notes, *evaluation.notes]
@@ -159,6 +169,7 @@ def _sidecars(target: Path) -> dict[str, Path]:
 
 def _agrees_to_resume(target: Path, settings: dict[str, Any], resume: bool | None) -> bool:
     """Whether to go on from the checkpoint beside `target`; raises WrongUsage where that is not what was asked."""
+    checkpoint.check_folder(target, discarding=resume is False)
     if resume is False:
         return False
     found = checkpoint.saved_settings(target)
@@ -168,16 +179,32 @@ def _agrees_to_resume(target: Path, settings: dict[str, Any], resume: bool | Non
             raise WrongUsage(f"there is no training to resume: {folder} holds no checkpoint")
         return False
     if found != settings:
-        changed = ", ".join(
-            f"{name} {found.get(name)!r} (now {value!r})"
-            for name, value in settings.items()
-            if found.get(name) != value
-        )
         raise WrongUsage(
-            f"{folder} holds an unfinished training of other settings: {changed}. Repeat those settings to go on with "
-            "it, or start afresh (--fresh at the command line, resume=False in Python)."
+            f"{folder} holds an unfinished training of other settings: {_differences(found, settings)}. Repeat those "
+            "settings to go on with it, or start afresh (--fresh at the command line, resume=False in Python)."
         )
     return True
+
+
+def _differences(saved: dict[str, Any], asked: dict[str, Any]) -> str:
+    """The settings that differ, in words; of another recipe, whose options are others, only its name."""
+    if saved.get("recipe") != asked["recipe"]:
+        return f"recipe: {saved.get('recipe')} (now {asked['recipe']})"
+    unsaid = {"epochs": "the recipe's own", "batch_size": "the recipe's own", "data": "in the usual places"}
+    old, new = ({**settings, **settings["options"], "options": None} for settings in (saved, asked))
+
+    def said(name: str, value: Any) -> str:
+        return unsaid.get(name, "not set") if value is None else str(value)
+
+    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    return ", ".join(f"{name}: {said(name, old.get(name))} (now {said(name, new.get(name))})" for name in names)
+
+
+def _check_whole_number(name: str, value: object, *, least: int, most: int | None = None) -> None:
+    # A bool is an int to Python but not to people.
+    if type(value) is not int or value < least or (most is not None and value > most):
+        allowed = f"{least} or more" if most is None else f"from {least} to {most}"
+        raise WrongUsage(f"{name} must be a whole number, {allowed}; got {value!r}")
 
 
 def _how_to_go_on(target: Path, plan: Plan) -> str:

@@ -22,10 +22,10 @@ _TAKEN = {"f": "biuf", "i": "biuf", "u": "biuf", "b": "biu"}
 class Feed:
     """The checks for a file's inputs, made once and shared by all calls: it holds nothing of a call."""
 
-    def __init__(self, specs: Sequence[TensorSpec], input_structure: Structure, *, refuse_nan: bool = False):
-        self._refuse_nan = refuse_nan
+    def __init__(self, specs: Sequence[TensorSpec], input_structure: Structure, *, finite_only: bool = False):
+        self._finite_only = finite_only
         self._structure = input_structure
-        self._specs = tuple((spec.name, np.dtype(spec.dtype), spec.axes) for spec in specs)
+        self._specs = tuple((spec.name, np.dtype(spec.dtype), spec.axes, spec.vocabulary_size) for spec in specs)
         self._names = [spec.name for spec in specs]
 
     def by_name(self, inputs: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ class Feed:
         Raises InputMismatch when they are nested in another way, or names are missing or unexpected.
         """
         if isinstance(inputs, dict):
-            if structure.is_dict(self._structure):
+            if structure.is_dict(self._structure) and not self._is_by_name_only(inputs):
                 return structure.flatten(inputs, self._structure)
             structure.check_keys(inputs, self._names, "the input")
             return inputs
@@ -42,10 +42,14 @@ class Feed:
             return structure.flatten(inputs, self._structure)
         # A single input: Keras takes x, [x] and (x,) alike, whatever the structure.
         if isinstance(inputs, (list, tuple)) and len(inputs) == 1:
-            [(_, _, axes)] = self._specs
+            [(_, _, axes, _)] = self._specs
             if getattr(inputs[0], "ndim", None) == len(axes):
                 inputs = inputs[0]
         return {self._names[0]: inputs}
+
+    def _is_by_name_only(self, inputs: dict[str, Any]) -> bool:
+        """Whether the keys are the inputs' names, and not also what Keras calls them."""
+        return inputs.keys() == set(self._names) and inputs.keys() != self._structure["dict"].keys()
 
     def arrays(self, values: Mapping[str, Any], lengths: Lengths) -> dict[str, np.ndarray]:
         """`values` as arrays of the right dtype and shape; `lengths` is filled with the lengths of named axes.
@@ -53,13 +57,15 @@ class Feed:
         Raises InputMismatch for a dtype, value, rank or length that the input does not take.
         """
         arrays = {}
-        for name, dtype, axes in self._specs:
+        for name, dtype, axes, vocabulary in self._specs:
             array = values[name]
             if type(array) is not np.ndarray or array.dtype != dtype:
                 array = _converted(name, array, dtype)
             check_shape(name, array, axes, lengths)
-            if self._refuse_nan and dtype.kind == "f" and np.isnan(array).any():
-                _raise_nan(name, array)
+            if self._finite_only and dtype.kind == "f":
+                _check_finite(name, array)
+            if vocabulary is not None and dtype.kind in "iu":
+                _check_ids(name, array, vocabulary)
             arrays[name] = array
         return arrays
 
@@ -85,13 +91,28 @@ def check_shape(name: str, array: np.ndarray, axes: Axes, lengths: Lengths, *, k
     raise InputMismatch(message, name)
 
 
-def _raise_nan(name: str, array: np.ndarray) -> None:
-    where = ", ".join(str(int(index)) for index in np.argwhere(np.isnan(array))[0])
-    raise InputMismatch(
-        f"input '{name}' holds NaN, first at [{where}]. Keras would answer NaN, but onnxruntime's LSTM and GRU answer "
-        "a number that looks right. Fill or mask such steps first",
-        name,
-    )
+def _check_finite(name: str, array: np.ndarray) -> None:
+    finite = np.isfinite(array)
+    if not finite.all():
+        raise InputMismatch(
+            f"input '{name}' holds NaN or infinity, first at {_first(~finite)}. Keras may answer NaN where "
+            "onnxruntime's LSTM, GRU and RNN answer a number that looks right. Fill or mask such steps first",
+            name,
+        )
+
+
+def _check_ids(name: str, array: np.ndarray, vocabulary: int) -> None:
+    # Ids below 0 count from the table's end, in Keras as in the file.
+    if array.max() >= vocabulary or array.min() < -vocabulary:
+        outside = (array >= vocabulary) | (array < -vocabulary)
+        raise InputMismatch(
+            f"input '{name}' takes ids 0 to {vocabulary - 1}; got {array[outside][0]} at {_first(outside)}", name
+        )
+
+
+def _first(marked: np.ndarray) -> str:
+    """The index of the first true element, such as [0, 3]."""
+    return "[" + ", ".join(str(int(index)) for index in np.argwhere(marked)[0]) + "]"
 
 
 def shape_of(axes: Axes, lengths: Lengths) -> tuple[int, ...]:

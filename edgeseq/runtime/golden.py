@@ -38,8 +38,14 @@ class Golden:
 
 
 def golden_folder(model_path: StrPath) -> Path:
-    """Where the samples of a file are, whether or not there are any."""
+    """Where the samples of a file are written, whether or not there are any."""
     return Path(model_path).with_suffix(".golden")
+
+
+def find_golden(model_path: StrPath) -> Path:
+    """Where the samples of a file are read: beside it, or for a link without any, beside what it leads to."""
+    beside, resolved = golden_folder(model_path), golden_folder(Path(model_path).resolve())
+    return resolved if (resolved / _SET).is_dir() and not (beside / _SET).is_dir() else beside
 
 
 def check_golden(model_path: StrPath, *, overwrite: bool = False) -> None:
@@ -72,14 +78,14 @@ def write_golden(model_path: StrPath, golden: Golden, model_hash: str) -> Path:
 
 
 def read_golden(model_path: StrPath, model_hash: str) -> Golden:
-    """The samples beside `model_path`.
+    """The samples beside `model_path`, or beside what it links to: see `find_golden`.
 
     Without a file `model_hash`, as other tools write such folders, or with `model_hash` empty, nothing tells which
     model they belong to, and they are taken as this one's.
 
     Raises MissingInput when there are none, InvalidFile when they are damaged or belong to another model.
     """
-    folder = golden_folder(model_path)
+    folder = find_golden(model_path)
     samples = folder / _SET
     if not samples.is_dir():
         raise MissingInput(samples, "folder of golden samples", "Export writes it; copy it along with the .onnx file.")

@@ -17,9 +17,9 @@ from edgeseq.runtime.manifest import Manifest, TensorSpec, load_manifest
 from edgeseq.runtime.preprocessing import Preprocessing
 from edgeseq.runtime.stream import Stream
 
-# Fused ops that answer a number where Keras answers NaN; unrolled steps and Scan keep the NaN. A file that edgeseq did
-# not write says nothing of its layers, and is run as it is.
-_LOSES_NAN = frozenset({"LSTM", "GRU", "DynamicQuantizeLSTM"})
+# Fused ops that may answer a number where Keras answers NaN; unrolled steps and Scan keep the NaN. A file that edgeseq
+# did not write says nothing of its layers, and is run as it is.
+_LOSES_NAN = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
 
 
 class Model:
@@ -60,7 +60,7 @@ class Model:
             signature.check(path, self.session, manifest)
         self.manifest: Manifest = manifest
         loses_nan = any(op in _LOSES_NAN for layer in manifest.recurrent for op in layer.op_types)
-        self.feed = Feed(manifest.inputs, manifest.input_structure, refuse_nan=loses_nan)
+        self.feed = Feed(manifest.inputs, manifest.input_structure, finite_only=loses_nan)
         self._output_names = [spec.name for spec in manifest.outputs]
         self._single_output = isinstance(manifest.output_structure, str)
 

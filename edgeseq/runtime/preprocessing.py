@@ -149,7 +149,8 @@ class _Text:
         """Texts (batch) to ids int32 (batch, time)."""
         step = self._step
         rows = [self._row(text) for text in self._checked(texts)]
-        length = step["length"] or max(map(len, rows), default=0)
+        # No axis of a file may be empty, so texts without a word get one id, the padding.
+        length = step["length"] or max([1, *map(len, rows)])
         ids = np.full((len(rows), length), step["pad_id"], np.int32)
         for target, row in zip(ids, rows, strict=True):
             kept = row[-length:] if step["truncating"] == "pre" else row[:length]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from edgeseq.bench.baseline import compare_to_baseline
-from edgeseq.bench.record import BenchmarkRun, SubjectRatio, read_run, speedup, write_run
+from edgeseq.bench.record import BenchmarkRun, SubjectRatio, check_run_output, read_run, speedup, write_run
 from edgeseq.bench.stats import Interval, Ratio
 from edgeseq.cli.documents import ComparedRun
-from edgeseq.errors import InvalidFile, MissingInput, OutputExists
+from edgeseq.errors import InvalidFile, MissingInput, OutputExists, WrongUsage
 
 
 @pytest.fixture
@@ -122,3 +122,14 @@ def test_speedup_is_reference_over_subject_round_by_round(make_result: Any) -> N
     assert ratio.value == pytest.approx(45.0)
     assert speedup(make_result(round_p50_ns=()), slow) is None
     assert speedup(slow, make_result(round_p50_ns=(0.0,) * 20)) is None
+
+
+def test_results_are_written_as_json_and_never_over_what_is_read(
+    make_run: Any, make_result: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(WrongUsage, match=r"as \.json; got results\.txt"):
+        write_run(make_run(make_result()), tmp_path / "results.txt")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old.json").write_text("mine")
+    with pytest.raises(WrongUsage, match="also what is read"):
+        check_run_output(tmp_path / "old.json", overwrite=True, sources=[tmp_path / "old.json"])

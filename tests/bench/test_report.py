@@ -227,3 +227,14 @@ def test_pictures_are_files_too(run: Any, tmp_path: Path, kind: str) -> None:
 def test_other_pictures_are_refused(run: Any, tmp_path: Path, name: str, kind: str, message: str) -> None:
     with pytest.raises(WrongUsage, match=message):
         save_picture(run, tmp_path / name, kind=kind)
+
+
+def test_a_report_is_html_and_never_over_what_it_reads(make_run: Any, make_result: Any, tmp_path: Path) -> None:
+    with pytest.raises(WrongUsage, match=r"as \.html; got report\.txt"):
+        write_report([make_run(make_result())], tmp_path / "report.txt")
+    assert list(tmp_path.iterdir()) == []
+    write_run(make_run(make_result()), tmp_path / "results.json")
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(WrongUsage, match="also what is read"):
+        write_report([tmp_path / "results.json"], tmp_path / "results.json", overwrite=True)
+    assert (tmp_path / "results.json").read_bytes() == before

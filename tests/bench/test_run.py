@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import edgeseq
-from edgeseq.bench import Settings, Subject, run_benchmark
+from edgeseq.bench import Settings, Subject, file_subjects, run_benchmark
 from edgeseq.errors import InputMismatch, MissingInput, WrongUsage
 
 MS = 1_000_000
@@ -163,3 +163,41 @@ def test_benchmark_raises_what_the_user_must_know(make_lstm: Any, make_embedding
     with pytest.raises(InputMismatch):
         # Made ids go up to 9: this table ends at 3.
         edgeseq.benchmark(make_embedding(rows=3), settings=QUICK)
+
+
+def test_answers_to_other_inputs_are_not_compared(ticking_clock: Any) -> None:
+    def subject(name: str, fed: Any, time_steps: int = 2) -> Subject:
+        call = ticking_clock.working(MS, np.array([1.0]))
+        return Subject(name=name, call=call, fed=fed, time_steps=time_steps)
+
+    run = run_benchmark(
+        [
+            subject("reference", np.array([[1.0, 2.0]])),
+            subject("same", {"series": np.array([[1.0, 2.0]])}),
+            subject("other values", np.array([[1.0, 3.0]])),
+            subject("longer", np.array([[1.0, 2.0, 3.0]]), 3),
+            subject("one more", [np.array([[1.0, 2.0]]), np.array([1])]),
+            subject("untold", None),
+            subject("untold and longer", None, 3),
+        ],
+        settings=QUICK,
+        clock=ticking_clock,
+    )
+    other = (None, "not comparable: other inputs")
+    assert [(result.max_abs, result.answers) for result in run.results] == [
+        (None, "reference"), (0.0, "compared"), other, other, other, (0.0, "compared"), other,
+    ]  # fmt: skip
+
+
+def test_given_inputs_that_do_not_fit_are_the_callers_error(make_lstm: Any) -> None:
+    fits, other = make_lstm("fits.onnx"), make_lstm("other.onnx", time=5)
+    subjects = file_subjects([fits, other], inputs={"x": np.zeros((1, 4, 3), np.float32)})
+    with pytest.raises(InputMismatch, match="5, 3") as caught:
+        run_benchmark(subjects, settings=QUICK)
+    assert caught.value.__notes__ == ["while running other.onnx on the given inputs"]
+
+
+def test_inputs_of_our_choice_that_do_not_fit_are_a_result(make_embedding: Any) -> None:
+    # Made ids go up to 9: this table ends at 3.
+    run = run_benchmark(file_subjects([make_embedding(rows=3)]), settings=QUICK)
+    assert run.results[0].error is not None

@@ -203,7 +203,17 @@ def test_a_coarse_clock_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"min_runs": 0}, {"rounds": 0}, {"min_seconds": -1.0}, {"max_seconds": float("inf")}]
+    "wrong",
+    [
+        {"min_runs": 0},
+        {"rounds": 0},
+        {"min_seconds": -1.0},
+        {"min_seconds": float("nan")},
+        {"max_seconds": 0.0},
+        {"max_seconds": -1.0},
+        {"max_seconds": float("nan")},
+        {"max_seconds": float("inf")},
+    ],
 )
 def test_settings_that_mean_nothing_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(WrongUsage, match=next(iter(wrong))):

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import edgeseq
 from edgeseq.runtime import Model
+from edgeseq.runtime.golden import read_golden
 from edgeseq.runtime.manifest import Quantization
 
 ONE_ROW = ("--min-seconds", "0.02")
@@ -133,6 +135,20 @@ def test_bench_json_can_be_reported(edgeseq_command: Any, made: Any, tmp_path: P
     assert (result["batch"], result["time_steps"], result["threads"]) == (2, 5, 1)
     (tmp_path / "piped.json").write_text(ran.out)
     assert edgeseq_command("report", tmp_path / "piped.json", "-o", tmp_path / "r.html").code == 0
+
+
+def test_bench_says_of_each_file_what_it_was_fed(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    # Without golden samples beside it, the copy is fed what is made for it: it says that it takes other axes.
+    model = onnx.load(made.onnx)
+    for entry in model.metadata_props:
+        entry.value = entry.value.replace('"time"', '"time_b"')
+    onnx.save(model, tmp_path / "copy.onnx")
+    ran = edgeseq_command("bench", made.onnx, tmp_path / "copy.onnx", *ONE_ROW)
+    assert (ran.code, ran.err) == (0, "")
+    assert "other inputs" in ran.out
+    steps = len(read_golden(made.onnx, "").inputs["x"][0])
+    assert f"model.onnx: batch 1, {steps} time steps, inputs golden\n" in ran.out
+    assert "copy.onnx: batch 1, 100 time steps, inputs made\n" in ran.out
 
 
 def test_bench_puts_keras_beside_the_files(edgeseq_command: Any, made: Any) -> None:

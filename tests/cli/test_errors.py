@@ -231,3 +231,21 @@ def test_a_reader_that_goes_away_changes_nothing(edgeseq_process: Any, made: Any
         process.stdout.close()
         err = process.stderr.read()
         assert (process.wait(timeout=60), err) == (code, "")
+
+
+def test_bench_refuses_what_cannot_be(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "wrong.npz", x=np.zeros((1, 5, 7), np.float32))
+    np.savez(tmp_path / "misnamed.npz", z=np.zeros((1, 5, 3), np.float32))
+    (tmp_path / "old.json").write_text("mine")
+    for options, said in (
+        (("--max-seconds", 0), "max_seconds must be above 0"),
+        (("--max-seconds", "nan"), "max_seconds"),
+        (("--min-seconds", -1), "min_seconds"),
+        (("-o", tmp_path / "results.txt"), "as .json; got results.txt"),
+        (("-o", tmp_path / "old.json", "--baseline", tmp_path / "old.json", "--overwrite"), "also what is read"),
+        (("-o", made.onnx, "--overwrite"), "also what is read"),
+        (("-i", tmp_path / "wrong.npz"), "input 'x' has the shape"),
+        (("-i", tmp_path / "misnamed.npz"), "unexpected 'z'"),
+    ):
+        refused(edgeseq_command("bench", made.onnx, *options), 2, said)
+    assert (tmp_path / "old.json").read_text() == "mine"

@@ -55,12 +55,32 @@ def test_the_tolerance_covers_every_row_alone_with_a_margin_of_two() -> None:
         ([0, 1, 1, 0], [[0.1], [0.9], [0.4], [0.3]], 0.75),
         ([[0], [1], [1], [0]], [0.1, 0.9, 0.4, 0.3], 0.75),
         ([2, 0], [[0.1, 0.2, 0.7], [0.2, 0.5, 0.3]], 0.5),
-        ([[0, 0, 1], [1, 0, 0]], [[0.1, 0.2, 0.7], [0.2, 0.5, 0.3]], 0.5),
+        ([2.0, 0.0], [[0.1, 0.2, 0.7], [0.2, 0.5, 0.3]], 0.5),
+        ([False, True], [[0.1], [0.9]], 1.0),
         ([[0, 1]], [[[0.9, 0.1], [0.9, 0.1]]], 0.5),
     ],
 )
 def test_accuracy(labels: list[object], predictions: list[object], expected: float) -> None:
     assert accuracy(np.array(labels), np.array(predictions)) == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions", "words"),
+    [
+        ([2, 99], [[0.1, 0.2, 0.7], [0.2, 0.5, 0.3]], "such as 99. For accuracy, labels are .* from 0 to 2, and"),
+        ([-1, 0], [[0.1, 0.2, 0.7], [0.2, 0.5, 0.3]], "such as -1"),
+        ([0.3, 1], [[0.1, 0.2, 0.7], [0.2, 0.5, 0.3]], "such as 0.3"),
+        ([[0, 0, 1], [1, 0, 0]], [[0.1, 0.2, 0.7], [0.2, 0.5, 0.3]], r"shape \(2, 3\) .*One-hot labels become"),
+        ([1, 0, 1], [[0.1, 0.2, 0.7], [0.2, 0.5, 0.3]], r"shape \(3,\) for answers of shape \(2,\)"),
+        ([2, 0], [[0.1], [0.9]], "such as 2. For accuracy, labels are 0 or 1, because"),
+        ([0.7, 0.0], [[0.1], [0.9]], "such as 0.7"),
+    ],
+)
+def test_labels_that_are_no_class_numbers_have_no_accuracy(
+    labels: list[object], predictions: list[object], words: str
+) -> None:
+    with pytest.raises(WrongUsage, match=words):
+        accuracy(np.array(labels), np.array(predictions))
 
 
 def test_mae_does_not_broadcast_rows_against_columns() -> None:

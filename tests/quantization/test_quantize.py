@@ -309,7 +309,7 @@ def test_a_slower_form_is_not_taken(classifier: Path, tmp_path: Path, monkeypatc
 
 @pytest.mark.usefixtures("same_times")
 def test_when_nothing_helps_the_fp32_file_is_written_as_it_is(classifier: Path, tmp_path: Path) -> None:
-    report = edgeseq.quantize(classifier, tmp_path / "small.onnx", samples=ids(), max_error=0.0)
+    report = edgeseq.quantize(classifier, tmp_path / "small.onnx", samples=ids(), max_error=1e-9)
     assert not report.quantized
     assert (tmp_path / "small.onnx").read_bytes() == classifier.read_bytes()
     assert read_golden(tmp_path / "small.onnx", "abc123").own_outputs is None
@@ -337,7 +337,7 @@ def test_weights_beside_the_file_come_into_it(make_classifier: Make, tmp_path: P
     folder = tmp_path / "with weights beside"
     folder.mkdir()
     onnx.save(make_classifier(), folder / "model.onnx", save_as_external_data=True, size_threshold=100)
-    for name, error in (("small.onnx", 0.02), ("same.onnx", 0.0)):
+    for name, error in (("small.onnx", 0.02), ("same.onnx", 1e-9)):
         report = edgeseq.quantize(folder / "model.onnx", tmp_path / name, samples=ids(), max_error=error)
         assert report.source_size_bytes > 20_000
         np.testing.assert_allclose(Model(tmp_path / name)(ids()), Model(folder / "model.onnx")(ids()), rtol=0.1)
@@ -398,9 +398,14 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            ({"max_error": -0.1}, "max_error must be 0 or a positive number, not -0.1"),
-            ({"max_error": float("nan")}, "max_error must be 0 or a positive number, not nan"),
-            ({"labels": [1] * 40, "max_drop": float("inf")}, "max_drop must be 0 or a positive number, not inf"),
+            *(
+                ({"max_error": value}, f"max_error must be above 0 and at most 1 (100%), got {value!r}")
+                for value in (-0.1, 0, 5.0, float("nan"), "2%", True)
+            ),
+            *(
+                ({"labels": [1] * 40, "max_drop": value}, f"max_drop must be 0 or a positive number, got {value!r}")
+                for value in (-0.1, float("inf"), float("nan"))
+            ),
             ({"max_drop": 0.1}, "need labels="),
             ({"metric": "mae"}, "need labels="),
             ({"labels": [1] * 40, "metric": "f1"}, "unknown metric 'f1'"),
@@ -421,6 +426,7 @@ class TestRefusals:
             ({"samples": np.full((4, 5), 10**6)}, "indices element out of data bounds"),
             ({"labels": [1] * 39}, "40 rows, but 39 labels"),
             ({"labels": np.ones((40, 3)), "metric": "mae"}, "do not fit answers of shape"),
+            ({"labels": [1] * 39 + [2]}, "got labels such as 2. For accuracy, labels are 0 or 1"),
         ],
     )
     def test_samples_and_labels_that_do_not_fit(
@@ -470,11 +476,51 @@ class TestRefusals:
             edgeseq.quantize(classifier, tmp_path / "small.onnx", samples=ids(), overwrite=overwrite)
         assert mine.read_text() == "precious"
 
-    def test_the_source_is_never_the_output(self, classifier: Path) -> None:
-        before = classifier.read_bytes()
-        with pytest.raises(WrongUsage, match="the output is the file to quantize"):
-            edgeseq.quantize(classifier, classifier, samples=ids(), overwrite=True)
-        assert classifier.read_bytes() == before
+    @pytest.mark.parametrize("read", ["model.onnx", "x.npy", "y.npy"])
+    def test_what_is_read_is_never_the_output(self, classifier: Path, tmp_path: Path, read: str) -> None:
+        np.save(tmp_path / "x.npy", ids())
+        np.save(tmp_path / "y.npy", [1] * 40)
+        output = classifier
+        if read != "model.onnx":
+            output = tmp_path / "link.onnx"
+            output.hardlink_to(tmp_path / read)
+        before = output.read_bytes()
+        with pytest.raises(WrongUsage, match="is also what is read"):
+            edgeseq.quantize(classifier, output, samples=tmp_path / "x.npy", labels=tmp_path / "y.npy", overwrite=True)
+        assert output.read_bytes() == before
+
+    @pytest.mark.parametrize("name", ["model", "model.txt"])
+    def test_an_output_that_is_no_onnx_does_not_take_another_models_samples(
+        self, classifier: Path, tmp_path: Path, name: str
+    ) -> None:
+        before = read_golden(classifier, "abc123").inputs["ids"]
+        with pytest.raises(WrongUsage, match=rf"must end in \.onnx, got {name}$"):
+            edgeseq.quantize(classifier, tmp_path / name, samples=ids(), overwrite=True)
+        np.testing.assert_array_equal(read_golden(classifier, "abc123").inputs["ids"], before)
+
+    @pytest.mark.usefixtures("same_times")
+    @pytest.mark.parametrize("theirs", ["small.onnx", "small.golden/test_data_set_0"])
+    def test_what_another_process_wrote_meanwhile_stays(self, classifier: Path, tmp_path: Path, theirs: str) -> None:
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage == "write":
+                (tmp_path / theirs).parent.mkdir(exist_ok=True)
+                (tmp_path / theirs).mkdir() if theirs.endswith("0") else (tmp_path / theirs).write_text("theirs")
+
+        with pytest.raises(OutputExists, match="small"):
+            edgeseq.quantize(classifier, tmp_path / "small.onnx", samples=ids(), progress=progress)
+        found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*small*")}
+        assert found == {theirs.split("/")[0]}
+        assert not list((tmp_path / "small.golden").rglob("*.pb"))
+
+    @pytest.mark.usefixtures("same_times")
+    def test_the_name_goes_to_whoever_is_first(
+        self, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The other's file comes at the last moment, after every look."""
+        monkeypatch.setattr("edgeseq.quantization.write.write_golden", lambda target, *_: target.write_text("theirs"))
+        with pytest.raises(OutputExists):
+            edgeseq.quantize(classifier, tmp_path / "small.onnx", samples=ids())
+        assert (tmp_path / "small.onnx").read_text() == "theirs"
 
     @pytest.mark.usefixtures("same_times")
     def test_a_file_that_is_quantized_already(self, classifier: Path, make_classifier: Make, tmp_path: Path) -> None:
@@ -514,7 +560,7 @@ def test_a_failure_while_writing_leaves_no_file(
     def fail(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgeseq.quantization.write.write_bytes", fail)
+    monkeypatch.setattr("edgeseq.quantization.write.write_golden", fail)
     with pytest.raises(KeyboardInterrupt):
         edgeseq.quantize(classifier, tmp_path / "small.onnx", samples=ids())
     assert not (tmp_path / "small.onnx").exists()

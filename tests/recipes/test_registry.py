@@ -46,7 +46,7 @@ def test_an_unknown_recipe_names_the_nearest(tmp_path):
         ({"varient": "a"}, r"no option 'varient'. Did you mean 'variant'\?"),
         ({"variant": "d"}, r"option 'variant' .* takes 'a' or 'b' or 'c', got 'd'"),
         ({"as_published": 1}, "option 'as_published' .* takes bool, got 1"),
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be a whole number, 1 or more; got 0"),
     ],
 )
 def test_wrong_options_are_refused_with_the_reason(tmp_path, options, reason):

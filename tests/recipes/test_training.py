@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+from edgeseq import files
 from edgeseq.errors import InvalidFile, NegativeResult, OutputExists, WrongUsage
 from edgeseq.recipes import checkpoint, train, training, workflow
 from edgeseq.recipes.plan import Evaluation, Plan, Samples, hold_out
@@ -161,10 +162,16 @@ def unfinished(small_data, tmp_path):
 
 
 def test_other_settings_do_not_go_on_from_a_checkpoint(unfinished, small_data):
-    with pytest.raises(WrongUsage, match=r"other settings: options .*'simple_rnn'.* \(now .*'gru'"):
+    with pytest.raises(WrongUsage, match=r"other settings: cell: simple_rnn \(now gru\)\. Repeat"):
         train("vowels", unfinished, data=small_data, cell="gru", bidirectional=False, epochs=3)
-    with pytest.raises(WrongUsage, match=r"epochs 3 \(now 1\)\. .*resume=False"):
+    with pytest.raises(WrongUsage, match=r"epochs: 3 \(now 1\)\. .*resume=False"):
         train("vowels", unfinished, data=small_data, **QUICK, epochs=1)
+    with pytest.raises(
+        WrongUsage, match=r"epochs: 3 \(now the recipe's own\), seed: 0 \(now 1\), data: .* \(now in the"
+    ):
+        train("vowels", unfinished, **QUICK, seed=1)
+    with pytest.raises(WrongUsage, match=r"settings: recipe: vowels \(now middle\)\. Repeat"):
+        train("middle", unfinished)
     report = train("vowels", unfinished, data=small_data, **QUICK, epochs=1, resume=False)
     assert report.resumed_epochs == 0
 
@@ -176,11 +183,76 @@ def test_a_damaged_checkpoint_is_refused(unfinished, small_data):
         train("vowels", unfinished, data=small_data, **QUICK, epochs=3)
 
 
-def test_a_folder_of_that_name_that_is_not_ours_keeps_its_files(small_data, tmp_path):
-    (tmp_path / "m.checkpoint").mkdir()
-    (tmp_path / "m.checkpoint" / "notes.txt").write_text("mine")
-    train("vowels", tmp_path / "m.keras", data=small_data, **QUICK, epochs=1)
-    assert [path.name for path in (tmp_path / "m.checkpoint").iterdir()] == ["notes.txt"]
+def _single_array(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+@pytest.mark.parametrize("resume", [None, False])
+@pytest.mark.parametrize(
+    ("name", "fill", "error"),
+    [
+        ("m.checkpoint", lambda path: path.write_text("mine"), WrongUsage),
+        ("m.checkpoint/notes.txt", lambda path: path.write_text("mine"), WrongUsage),
+        ("m.checkpoint/.state.old.npz", lambda path: path.write_text("mine"), WrongUsage),
+        ("m.checkpoint/state.npz", lambda path: path.write_text("mine"), InvalidFile),
+        ("m.checkpoint/state.npz", lambda path: np.savez(path, mine=np.zeros(3)), InvalidFile),
+        ("m.checkpoint/state.npz", _single_array, InvalidFile),
+    ],
+)
+def test_what_is_in_the_checkpoints_place_and_not_ours_stays(name, fill, error, resume, tmp_path, monkeypatch):
+    monkeypatch.setattr(workflow, "_require_packages", lambda: pytest.fail("work was begun"))
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    fill(mine)
+    before = mine.read_bytes()
+    with pytest.raises(WrongUsage if resume is False else error, match=r"m\.checkpoint"):
+        train("middle", tmp_path / "m.keras", resume=resume)
+    assert mine.read_bytes() == before
+
+
+def test_an_empty_folder_or_a_half_written_state_is_no_hindrance(one_weight, tmp_path):
+    one_weight([1.0], validation=None, monitor="loss")
+    folder = tmp_path / "m.checkpoint"
+    folder.mkdir()
+    train("tiny", tmp_path / "m.keras", epochs=1)
+    assert not folder.exists()
+    # As a process killed while it wrote leaves it.
+    folder.mkdir()
+    with files.whole_file(folder / "state.npz") as temporary:
+        pass
+    (folder / "state.npz").rename(temporary)
+    train("tiny", tmp_path / "m.keras", epochs=1, overwrite=True)
+    assert not folder.exists()
+
+
+def test_a_model_that_another_process_wrote_meanwhile_stays(one_weight, tmp_path):
+    def evaluate(_):
+        (tmp_path / "m.keras").write_text("theirs")
+        return Evaluation(metrics={})
+
+    one_weight([1.0], validation=None, monitor="loss", evaluate=evaluate)
+    with pytest.raises(OutputExists, match=r"m\.keras"):
+        train("tiny", tmp_path / "m.keras", epochs=1)
+    assert (tmp_path / "m.keras").read_text() == "theirs"
+    train("tiny", tmp_path / "m.keras", epochs=1, overwrite=True)
+    assert keras.saving.load_model(tmp_path / "m.keras").count_params() == 1
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "seed"])
+@pytest.mark.parametrize("value", [-5, "2", 2.0, True])
+def test_numbers_that_are_no_counts_are_refused(name, value, tmp_path):
+    with pytest.raises(WrongUsage, match=rf"{name} must be a whole number, .*; got {value!r}"):
+        train("middle", tmp_path / "m.keras", **{name: value})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_limits_of_numbers(one_weight, tmp_path):
+    for name, value in (("epochs", 0), ("batch_size", 0), ("seed", 2**32), ("seed", None)):
+        with pytest.raises(WrongUsage, match=f"{name} must be a whole number, .*; got {value}"):
+            train("middle", tmp_path / "m.keras", **{name: value})
+    one_weight([1.0], validation=None, monitor="loss")
+    assert train("tiny", tmp_path / "m.keras", epochs=1, batch_size=1, seed=2**32 - 1).seed == 2**32 - 1
 
 
 def test_resuming_needs_a_checkpoint(tmp_path):
@@ -275,6 +347,19 @@ def test_stateful_layers_start_every_pass_from_zero(small_data):
     first = training.score(plan, plan.validation)
     assert np.any(plan.model.get_layer("lstm").states[0].numpy())
     assert training.score(plan, plan.validation) == first
+
+
+def test_stateful_layers_of_models_within_models_start_from_zero():
+    inner_input = keras.Input(batch_shape=(1, 2, 1))
+    inner = keras.Model(inner_input, keras.layers.LSTM(1, stateful=True)(inner_input))
+    inputs = keras.Input(batch_shape=(1, 2, 1))
+    model = keras.Model(inputs, inner(inputs))
+    model.compile(optimizer="sgd", loss="mse")
+    samples = Samples(inputs=np.ones((1, 2, 1), np.float32), targets=np.ones((1, 1), np.float32))
+    plan = Plan(
+        model=model, train=samples, validation=samples, epochs=1, batch_size=1, evaluate=lambda _: None, source="made"
+    )
+    assert training.score(plan, samples) == training.score(plan, samples)
 
 
 def test_validation_and_training_parts_share_no_sample():

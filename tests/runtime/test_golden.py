@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeseq.errors import InvalidFile, MissingInput
-from edgeseq.runtime.golden import Golden, golden_folder, read_golden, write_golden
+from edgeseq.runtime.golden import Golden, find_golden, golden_folder, read_golden, write_golden
 
 X = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
 
@@ -51,3 +51,17 @@ def test_a_sample_without_a_number_is_named(model: Path, name: str) -> None:
 def test_no_samples(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="copy it along"):
         read_golden(tmp_path / "model.onnx", "")
+
+
+def test_samples_are_found_through_a_link_but_written_beside_it(model: Path, tmp_path: Path) -> None:
+    model.write_bytes(b"")
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "latest.onnx"
+    link.symlink_to(model)
+    np.testing.assert_array_equal(read_golden(link, "abc").inputs["x"], X)
+    assert golden_folder(link) == tmp_path / "links" / "latest.golden"
+    # Samples of its own come first.
+    write_golden(link, Golden(inputs={"x": X + 1}, outputs={}), "abc")
+    assert find_golden(link) == golden_folder(link)
+    np.testing.assert_array_equal(read_golden(link, "abc").inputs["x"], X + 1)
+    np.testing.assert_array_equal(read_golden(model, "abc").inputs["x"], X)

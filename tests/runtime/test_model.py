@@ -241,23 +241,24 @@ def test_a_float_beyond_the_dtype_is_refused_but_not_a_nan(make_pair: Callable[.
         ("fused", ("LSTM",), True),
         ("fused", ("LSTM", "GRU"), True),
         ("fused", ("DynamicQuantizeLSTM",), True),
-        ("fused", ("RNN",), False),
+        ("fused", ("RNN",), True),
         ("scan", ("Scan",), False),
         ("unrolled", ("MatMul",), False),
     ],
 )
-def test_nan_is_refused_where_a_fused_op_would_lose_it(
+def test_nan_and_infinity_are_refused_where_a_fused_op_would_lose_them(
     make_pair: Callable[..., Path], strategy: str, op_types: tuple[str, ...], refused: bool
 ):
     plain = RecurrentLayer(name="rnn", layer_type="SimpleRNN", strategy="scan", op_types=("Scan",))
     layer = RecurrentLayer(name="layer", layer_type="LSTM", strategy=strategy, op_types=op_types)
     model = Model(make_pair(recurrent=(plain, layer)))
-    values = [np.array([[0, np.nan]], np.float32), KEEP]
-    if refused:
-        with pytest.raises(InputMismatch, match=r"input 'a' holds NaN, first at \[0, 1\]"):
-            model(values)
-    else:
-        assert np.isnan(model(values)[0]).tolist() == [[False, True]]
+    for lost in (np.nan, np.inf, -np.inf):
+        values = [np.array([[0, lost]], np.float32), KEEP]
+        if refused:
+            with pytest.raises(InputMismatch, match=r"input 'a' holds NaN or infinity, first at \[0, 1\]"):
+                model(values)
+        else:
+            np.testing.assert_array_equal(model(values)[0], [[1, lost]])
 
 
 # --- raw values
@@ -408,3 +409,41 @@ def test_outputs_are_the_callers(make_lstm: Callable[..., Any]):
     assert np.array_equal(first, copy)
     first[:] = 0
     assert np.array_equal(model(x), copy)
+
+
+def test_ids_beyond_the_table_are_named(write: Callable[..., Path]):
+    manifest = Manifest(
+        inputs=(TensorSpec(name="tokens", dtype="int32", axes=("batch", "time"), vocabulary_size=8),),
+        outputs=(TensorSpec(name="row", dtype="float32", axes=("batch", "time", 2)),),
+        input_structure="tokens",
+        output_structure="row",
+    )
+    table = np.arange(16, dtype=np.float32).reshape(8, 2)
+    path = write(
+        [helper.make_node("Gather", ["table", "tokens"], ["row"])],
+        [helper.make_tensor_value_info("tokens", TensorProto.INT32, ["batch", "time"])],
+        [helper.make_tensor_value_info("row", TensorProto.FLOAT, ["batch", "time", 2])],
+        {"table": table},
+        manifest,
+    )
+    model = Model(path)
+    # Ids below 0 count from the end, in Keras as in ONNX.
+    np.testing.assert_array_equal(model([[0, 7, -1, -8]]), table[[[0, 7, 7, 0]]])
+    for wrong in (8, 12345, -9):
+        message = rf"input 'tokens' takes ids 0 to 7; got {wrong} at \[1, 2\]"
+        with pytest.raises(InputMismatch, match=message) as caught:
+            model([[0, 1, 2, 3], [4, 5, wrong, wrong]])
+        assert caught.value.name == "tokens"
+
+
+def test_a_dict_by_input_name_is_taken_where_keras_has_other_keys(make_pair: Callable[..., Path]):
+    values = [np.array([[1, 2]], np.float32), KEEP]
+    renamed = Model(make_pair({"dict": {"series": "a", "valid": "keep"}}))
+    expected = renamed(dict(zip(("series", "valid"), values, strict=True)))
+    for mine, other in zip(renamed(dict(zip(("a", "keep"), values, strict=True))), expected, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    with pytest.raises(InputMismatch, match="keys 'series', 'valid'; missing 'valid' and unexpected 'keep'"):
+        renamed({"series": values[0], "keep": values[1]})
+    # What Keras calls them comes first where the keys could be either.
+    crossed = Model(make_pair({"dict": {"keep": "a", "a": "keep"}}))
+    np.testing.assert_array_equal(crossed({"keep": values[0], "a": values[1]})[0], expected[0])

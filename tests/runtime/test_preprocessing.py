@@ -37,6 +37,9 @@ def test_case_matters_when_told(text_step: dict[str, Any]):
 def test_an_empty_text_is_its_start(text_step: dict[str, Any]):
     assert ids(["", "!!"], text_step) == [[1], [1]]
     assert ids([""], {**text_step, "start_id": None, "length": 3}) == [[0, 0, 0]]
+    # No axis of a file may be empty.
+    assert ids([""], {**text_step, "start_id": None}) == [[0]]
+    assert ids(["", "!!"], {**text_step, "start_id": None, "padding": "post"}) == [[0], [0]]
 
 
 @pytest.mark.parametrize("padding", ["pre", "post"])
