@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import mmap
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
