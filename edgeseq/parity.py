@@ -149,7 +149,8 @@ def _difference(mine: Array, theirs: Array) -> tuple[float, float]:
         return 0.0, 0.0
     mine, theirs = mine.astype(np.float64), theirs.astype(np.float64)
     # Equal infinities are no difference, but their subtraction is NaN.
-    difference = np.where(mine == theirs, 0.0, np.abs(mine - theirs))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(mine == theirs, 0.0, np.abs(mine - theirs))
     absolute = float(difference.max())
     finite = np.abs(theirs[np.isfinite(theirs)])
     return absolute, absolute / max(1.0, float(finite.max(initial=0.0)))

@@ -20,6 +20,7 @@ from edgeseq.conversion.reference import reset_states
 from edgeseq.errors import NegativeResult
 from edgeseq.recipes import checkpoint
 from edgeseq.recipes.checkpoint import TrainingState
+from edgeseq.recipes.interrupts import interrupts_between_steps
 from edgeseq.recipes.plan import Plan, Progress, Samples
 
 
@@ -29,29 +30,31 @@ def fit(plan: Plan, state: TrainingState, *, output: Path, settings: dict[str, A
     Afterwards the model holds the weights that the plan asks for. Raises NegativeResult when the monitored value is
     not a finite number.
     """
-    while state.epoch < plan.epochs and not state.stopped:
-        _train_epoch(plan, state, settings["seed"], progress)
-        checkpoint.write(output, settings, state, plan.model)
+    with interrupts_between_steps() as check_interrupt:
+        while state.epoch < plan.epochs and not state.stopped:
+            watcher = _Watcher(check_interrupt, progress, state.epoch, plan.epochs)
+            _train_epoch(plan, state, settings["seed"], watcher)
+            checkpoint.write(output, settings, state, plan.model)
+            check_interrupt()
     if plan.best_weights:
         plan.model.set_weights(state.best_weights)
 
 
-def _train_epoch(plan: Plan, state: TrainingState, seed: int, progress: Progress | None) -> None:
+def _train_epoch(plan: Plan, state: TrainingState, seed: int, watcher: _Watcher) -> None:
     started = time.perf_counter()
     samples = _arranged(plan, (seed, state.epoch))
     reset_states(plan.model)
-    watcher = [] if progress is None else [_Watcher(progress, state.epoch, plan.epochs)]
     fitted = plan.model.fit(
         samples.inputs,
         samples.targets,
         batch_size=plan.batch_size,
         shuffle=False,
         verbose=0,
-        callbacks=watcher,
+        callbacks=[watcher],
     )
     values = {name: series[-1] for name, series in fitted.history.items()}
     if plan.validation is not None:
-        values |= {f"val_{name}": value for name, value in score(plan, plan.validation).items()}
+        values |= {f"val_{name}": value for name, value in score(plan, plan.validation, watcher).items()}
     values["seconds"] = time.perf_counter() - started
     for name, value in values.items():
         state.history.setdefault(name, []).append(float(value))
@@ -59,11 +62,16 @@ def _train_epoch(plan: Plan, state: TrainingState, seed: int, progress: Progress
     _judge(plan, state)
 
 
-def score(plan: Plan, samples: Samples) -> dict[str, float]:
+def score(plan: Plan, samples: Samples, *callbacks: keras.callbacks.Callback) -> dict[str, float]:
     """Loss and metrics of the model on `samples`, stateful layers starting from their initial state."""
     reset_states(plan.model)
     values = plan.model.evaluate(
-        samples.inputs, samples.targets, batch_size=plan.batch_size, verbose=0, return_dict=True
+        samples.inputs,
+        samples.targets,
+        batch_size=plan.batch_size,
+        verbose=0,
+        callbacks=list(callbacks),
+        return_dict=True,
     )
     return {name: float(value) for name, value in values.items()}
 
@@ -96,13 +104,19 @@ def _arranged(plan: Plan, key: tuple[int, int]) -> Samples:
 
 
 class _Watcher(keras.callbacks.Callback):  # type: ignore[misc]
-    """Reports steps finished over the whole training, so that one bar runs from its start to its end."""
+    """Between steps: lets Ctrl-C through, and reports steps so that one bar runs over the whole training."""
 
-    def __init__(self, progress: Callable[[str, int, int], None], epoch: int, epochs: int):
+    def __init__(self, check_interrupt: Callable[[], None], progress: Progress | None, epoch: int, epochs: int):
         super().__init__()
-        self._progress, self._epoch, self._epochs = progress, epoch, epochs
+        self._check_interrupt, self._progress, self._epoch, self._epochs = check_interrupt, progress, epoch, epochs
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        self._check_interrupt()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        self._check_interrupt()
+        if self._progress is None:
+            return
         steps = self.params["steps"]
         self._progress(
             f"epoch {self._epoch + 1} of {self._epochs}", self._epoch * steps + batch + 1, self._epochs * steps
