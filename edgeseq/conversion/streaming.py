@@ -48,7 +48,14 @@ def has_state(model: Any) -> bool:
 def refuse_what_cannot_stream(model: Any) -> None:
     """Raise UnsupportedLayer for the first layer that needs more of the sequence than the chunk at hand."""
     below_time: set[int] = set()
+    mixed = has_state(model)
     for layer in _layers(model):
+        if mixed and isinstance(layer, keras.layers.RNN) and not layer.stateful:
+            raise UnsupportedLayer(
+                layer.name,
+                "it starts from zero in each call while other layers keep their state, so its answers depend on how "
+                "the sequence is cut. Give it stateful=True, or no layer",
+            )
         if isinstance(layer, keras.layers.TimeDistributed):
             # Axes below are those of one step; recurrent layers there are refused while tracing.
             below_time |= {id(layer.layer), *(id(inner) for inner in layer.layer._flatten_layers())}

@@ -102,3 +102,10 @@ def test_a_mask_with_states_is_refused(tmp_path):
     model = keras.Sequential([keras.Input((None, 3), name="x"), L.Masking(), L.LSTM(3, name="masked_lstm")])
     with pytest.raises(UnsupportedLayer, match=r"layer 'masked_lstm'.*mask"):
         edgeseq.export(model, tmp_path / "model.onnx", streaming=True)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_stateful_and_stateless_layers_do_not_mix(streaming, tmp_path):
+    model = stateful(L.LSTM(4, stateful=True, return_sequences=True), L.LSTM(3, name="forgets"))
+    with pytest.raises(UnsupportedLayer, match=r"layer 'forgets'.*starts from zero in each call"):
+        edgeseq.export(model, tmp_path / "model.onnx", streaming=streaming)
