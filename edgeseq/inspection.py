@@ -10,11 +10,13 @@ from typing import Any
 
 from edgeseq.errors import InvalidFile, MissingExtra, WrongUsage
 from edgeseq.files import StrPath, check_input
+from edgeseq.runtime import wire
 from edgeseq.runtime.manifest import Manifest, Quantization, RecurrentLayer, StateSpec, TensorSpec, load_manifest
 from edgeseq.runtime.preprocessing import validate
 
 try:
     import onnx
+    import onnx_ir as ir
     from google.protobuf.message import DecodeError
 except ModuleNotFoundError as error:
     raise MissingExtra(str(error.name), "quantize", "looking into a graph") from error
@@ -27,7 +29,9 @@ class Inspection:
     path: str
     """The file."""
     size_bytes: int
-    """Its size, external data left out."""
+    """Its size, data files left out."""
+    data_files: dict[str, int | None]
+    """Name of each file beside it that holds weights, to its size in bytes; None where there is no such file."""
     opset: int
     """ONNX opset of the main domain."""
     inputs: tuple[TensorSpec, ...]
@@ -47,7 +51,7 @@ class Inspection:
     parameters: int | None
     """Keras's parameter count; None without a manifest."""
     weights: int
-    """Number of weights in the file."""
+    """Number of weights in the file and its data files."""
     weights_bytes: int
     """Their size."""
     preprocessing: dict[str, str]
@@ -84,6 +88,10 @@ def inspect(path: StrPath) -> Inspection:
     return Inspection(
         path=os.fspath(found),
         size_bytes=found.stat().st_size,
+        data_files={
+            name: other.stat().st_size if (other := found.parent / name).is_file() else None
+            for name in wire.read_data_files(found)
+        },
         opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
         inputs=manifest.inputs if manifest else _specs(model.graph.input, {i.name for i in initializers}),
         outputs=manifest.outputs if manifest else _specs(model.graph.output, set()),
@@ -94,7 +102,7 @@ def inspect(path: StrPath) -> Inspection:
         recurrent=manifest.recurrent if manifest else (),
         parameters=manifest.parameters if manifest else None,
         weights=sum(_elements(tensor) for tensor in initializers),
-        weights_bytes=sum(tensor.ByteSize() for tensor in initializers),
+        weights_bytes=sum(_size_bytes(tensor) for tensor in initializers),
         preprocessing={
             name: step["kind"] for side in ("inputs", "outputs") for name, step in steps.get(side, {}).items()
         },
@@ -132,6 +140,13 @@ def _elements(tensor: onnx.TensorProto) -> int:
     for length in tensor.dims:
         count *= length
     return count
+
+
+def _size_bytes(tensor: onnx.TensorProto) -> int:
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return int(tensor.ByteSize())
+    # Elements smaller than a byte are packed.
+    return -(-_elements(tensor) * ir.DataType(tensor.data_type).bitwidth // 8)
 
 
 def _specs(values: Any, constants: set[str]) -> tuple[TensorSpec, ...]:

@@ -85,10 +85,11 @@ def _show(report: ExportReport, out: Console) -> None:
     if report.recurrent:
         layers = table("layer", "type", "strategy", "ops", "why")
         for layer in report.recurrent:
-            reason = report.reasons.get(layer.name, "")
-            layers.add_row(layer.name, layer.layer_type, layer.strategy, ", ".join(layer.op_types), reason)
+            layers.add_row(layer.name, layer.layer_type, layer.strategy, ", ".join(layer.op_types), layer.reason)
         section(out, "Recurrent layers", layers)
     show_parity(report.parity, out)
+    if report.data_path is not None:
+        out.print(f"weights: {report.data_path}. Keep it in the folder of {report.path}", soft_wrap=True)
     if report.states:
         out.print(f"states to carry: {', '.join(report.states)}", soft_wrap=True)
     notes(out, report.notes)

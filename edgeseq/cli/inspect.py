@@ -29,6 +29,9 @@ def _show(found: Inspection, out: Console) -> None:
     keras = "" if found.parameters is None else f", {found.parameters:,} Keras parameters"
     weights = f"{found.weights:,} weights ({size(found.weights_bytes)})"
     out.print(f"{found.path}: {size(found.size_bytes)}, opset {found.opset}{keras}, {weights}", soft_wrap=True)
+    for name, length in found.data_files.items():
+        there = "not found, so the model cannot be run" if length is None else size(length)
+        out.print(f"weights in {name}: {there}", soft_wrap=True)
     tensors = table("", "name", "dtype", "axes")
     for what, specs in (("input", found.inputs), ("output", found.outputs)):
         for spec in specs:
@@ -38,9 +41,9 @@ def _show(found: Inspection, out: Console) -> None:
         tensors.add_row("state out", state.output, state.dtype, _axes(state.axes))
     section(out, "Tensors", tensors)
     if found.recurrent:
-        layers = table("layer", "type", "strategy", "ops")
+        layers = table("layer", "type", "strategy", "ops", "why")
         for layer in found.recurrent:
-            layers.add_row(layer.name, layer.layer_type, layer.strategy, ", ".join(layer.op_types))
+            layers.add_row(layer.name, layer.layer_type, layer.strategy, ", ".join(layer.op_types), layer.reason)
         section(out, "Recurrent layers", layers)
     ops = ", ".join(f"{count} {name}" for name, count in found.ops.items())
     out.print(f"{found.nodes} nodes: {ops}", soft_wrap=True)

@@ -11,6 +11,8 @@ import onnx_ir as ir
 from edgeseq.runtime.manifest import StateSpec, TensorSpec
 from edgeseq.runtime.providers import open_session
 
+_LARGE_BYTES = 1024
+
 
 def output_specs(graph: ir.Model, inputs: Sequence[TensorSpec], states: Sequence[StateSpec]) -> tuple[TensorSpec, ...]:
     """The graph's outputs, states left out, with an input axis's name for each axis that is always as long.
@@ -18,7 +20,7 @@ def output_specs(graph: ir.Model, inputs: Sequence[TensorSpec], states: Sequence
     The graph is run twice, with every free axis of another length each time: a length that follows an input's axis
     both times is that axis, and one that changes otherwise gets a name of its own.
     """
-    session = open_session(ir.to_proto(graph).SerializeToString(), threads=1)
+    session = _open(graph)
     state_names = {state.output for state in states}
     arguments = [value for value in graph.graph.outputs if value.name not in state_names]
     free = sorted({axis for spec in inputs for axis in spec.axes if isinstance(axis, str)})
@@ -45,6 +47,27 @@ def output_specs(graph: ir.Model, inputs: Sequence[TensorSpec], states: Sequence
         assert argument.dtype is not None
         specs.append(TensorSpec(name=str(argument.name), dtype=argument.dtype.numpy().name, axes=tuple(axes)))
     return tuple(specs)
+
+
+def _open(graph: ir.Model) -> Any:
+    """A session of the graph, which reads the large weights where they are in memory: they may be gigabytes."""
+    large = {
+        name: value
+        for name, value in graph.graph.initializers.items()
+        if value.const_value is not None and value.const_value.nbytes >= _LARGE_BYTES
+    }
+    tensors = {name: value.const_value for name, value in large.items() if value.const_value is not None}
+    try:
+        for name, tensor in tensors.items():
+            large[name].const_value = ir.ExternalTensor(
+                "memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
+            )
+        document = ir.to_proto(graph).SerializeToString()
+    finally:
+        for name, tensor in tensors.items():
+            large[name].const_value = tensor
+    weights = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in tensors.items()}
+    return open_session(document, threads=1, weights=weights)
 
 
 def _lengths(free: Sequence[str], run: int, *, equal: bool) -> dict[str, int]:

@@ -15,7 +15,7 @@ import tf2onnx
 from onnx import helper
 from tf2onnx import optimizer, tf_loader, tfonnx
 
-from edgeseq.conversion.trace import LOCK
+from edgeseq.conversion.lock import LOCK
 from edgeseq.errors import UnsupportedOp, WrongUsage
 
 MARKER_DOMAIN = "edgeseq"
@@ -43,7 +43,7 @@ def to_onnx(function: Any, input_names: Sequence[str], output_names: Sequence[st
                 graph,
                 opset=opset,
                 extra_opset=[helper.make_opsetid(MARKER_DOMAIN, 1)],
-                custom_op_handlers={"PyFuncStateless": (_keep_marker, [])},
+                custom_op_handlers={"PyFuncStateless": (_keep_marker, []), "Expm1": (_expm1, [])},
                 input_names=inputs,
                 output_names=outputs,
                 tensors_to_rename=dict(zip([*inputs, *outputs], [*input_names, *output_names], strict=True)),
@@ -61,6 +61,18 @@ def _keep_marker(context: Any, node: Any, name: str, args: Any) -> None:  # noqa
     for attribute in list(node.attr):
         if attribute != "token":
             del node.attr[attribute]
+
+
+def _expm1(context: Any, node: Any, name: str, args: Any) -> None:  # noqa: ARG001
+    """exp(x) - 1, which tf2onnx lacks. Near zero it loses digits of a number that is next to nothing there."""
+    dtype = helper.tensor_dtype_to_np_dtype(context.get_dtype(node.input[0]))
+    one = context.make_const(f"{name}/one", np.ones((), dtype))
+    exponential = context.make_node("Exp", node.input, name=f"{name}/exp")
+    shapes, dtypes = node.output_shapes, node.output_dtypes
+    context.remove_node(name)
+    context.make_node(
+        "Sub", [exponential.output[0], one.output[0]], name=name, outputs=node.output, shapes=shapes, dtypes=dtypes
+    )
 
 
 def _refuse_unknown_ops(graph: onnx.GraphProto) -> None:

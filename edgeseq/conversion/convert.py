@@ -13,12 +13,10 @@ from edgeseq.conversion.axes import output_specs
 from edgeseq.conversion.bridge import to_onnx
 from edgeseq.conversion.place import Placed, place_markers
 from edgeseq.conversion.signature import Signature
-from edgeseq.conversion.trace import Trace, trace_model
+from edgeseq.conversion.markers import Trace
+from edgeseq.conversion.trace import trace_model
 from edgeseq.errors import Refused
 from edgeseq.runtime.manifest import TensorSpec
-
-# A protobuf file cannot be larger than 2 GiB; what is not weights needs some room.
-_LARGEST_WEIGHTS_BYTES = 2**31 - 2**24
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,20 +37,19 @@ class Converted:
     """What the user should know."""
 
 
-def convert(signature: Signature, *, opset: int, target: str, streaming: bool, lowering: str) -> Converted:
+def convert(
+    signature: Signature, *, opset: int, target: str, streaming: bool, lowering: str, allow_loop: bool
+) -> Converted:
     """Trace, convert, lower and clean; the arguments are those of `edgeseq.export`.
 
     Raises Refused and its kinds for what cannot be exact, and WrongUsage for arguments that mean nothing.
     """
-    trace, signature, notes = _trace(signature, streaming)
+    trace, signature, notes = _trace(signature, streaming=streaming, opset=opset, allow_loop=allow_loop)
     names = [f"output:{index}" for index in range(len(trace.function.outputs))]
     graph = to_onnx(trace.function, [spec.name for spec in signature.inputs], names, opset=opset)
     finish.name_axes(graph.graph.inputs, {spec.name: spec.axes for spec in signature.inputs})
     placed = place_markers(graph, trace, lowering_name=lowering, target=target)
     finish.clean(graph)
-    weights = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value)
-    if weights > _LARGEST_WEIGHTS_BYTES:
-        raise Refused(f"the weights take {weights / 2**30:.1f} GiB; a single ONNX file can hold 2 GiB")
     finish.canonical(graph)
     inputs = tuple(
         TensorSpec(name=spec.name, dtype=spec.dtype, axes=spec.axes, vocabulary_size=spec.vocabulary)
@@ -78,7 +75,9 @@ def convert(signature: Signature, *, opset: int, target: str, streaming: bool, l
     )
 
 
-def _trace(signature: Signature, streaming: bool) -> tuple[Trace, Signature, tuple[str, ...]]:
+def _trace(
+    signature: Signature, *, streaming: bool, opset: int, allow_loop: bool
+) -> tuple[Trace, Signature, tuple[str, ...]]:
     """The traced model, the signature with the axes that are really free, and why they are not more."""
     # A file that carries states takes any batch and chunk, though a stateful Keras model fixes both. Where something
     # after the recurrent layers needs the fixed length, tracing says so, and the model's own lengths are kept.
@@ -90,7 +89,13 @@ def _trace(signature: Signature, streaming: bool) -> tuple[Trace, Signature, tup
             for spec in candidate.inputs
         ]
         try:
-            trace = trace_model(lambda *flat: keras.tree.flatten(signature.call(*flat)), inputs, streaming=streaming)
+            trace = trace_model(
+                lambda *flat: keras.tree.flatten(signature.call(*flat)),
+                inputs,
+                streaming=streaming,
+                opset=opset,
+                allow_loop=allow_loop,
+            )
         except Refused:
             raise
         except Exception as error:

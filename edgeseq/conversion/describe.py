@@ -114,7 +114,8 @@ def _model_hash(model: Any) -> str:
         # A subclassed model need not have a config; its weights still tell it from others.
         digest.update(type(model).__name__.encode())
     for weight in model.weights:
-        array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value))
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
+        # Without a copy: a table may take gigabytes.
+        array = np.ascontiguousarray(np.asarray(weight.value))
+        digest.update(f"{array.dtype}{tuple(weight.shape)}".encode())
+        digest.update(array.reshape(-1).view(np.uint8))
     return digest.hexdigest()

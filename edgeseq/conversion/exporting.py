@@ -21,6 +21,7 @@ from edgeseq.conversion import streaming as streams
 from edgeseq.conversion.convert import Converted, convert
 from edgeseq.conversion.describe import describe
 from edgeseq.conversion.load import load_model
+from edgeseq.conversion.outside import data_file
 from edgeseq.conversion.reference import Answers, Trial, kept_states, keras_answers
 from edgeseq.conversion.report import ExportReport
 from edgeseq.conversion.signature import Signature, read_signature
@@ -75,7 +76,7 @@ def export(
         streams.refuse_what_cannot_stream(model)
 
     started = time.perf_counter()
-    converted = convert(signature, opset=opset, target=target, streaming=stateful, lowering=lowering)
+    converted = convert(signature, opset=opset, target=target, streaming=stateful, lowering=lowering, allow_loop=allow_loop)
     graph, placed = converted.graph, converted.placed
     if streaming and not placed.states:
         raise Refused("there is nothing to stream: the model has no recurrent layer that carries a state")
@@ -96,13 +97,14 @@ def export(
     outputs = _name_outputs(converted, answers)
     manifest = describe(model, signature, converted, outputs, answers.output_structure, preprocessing)
     graph.metadata_props[METADATA_KEY] = manifest.to_json()
-    finish.check(graph)
-    document = ir.to_proto(graph).SerializeToString(deterministic=True)
-    conversion += time.perf_counter() - started
+    with data_file(target_path) as data, files.whole_file(target_path, overwrite=overwrite) as temporary:
+        data.move_out(graph)
+        temporary.write_bytes(ir.to_proto(graph).SerializeToString(deterministic=True))
+        finish.check(temporary)
+        size_bytes = temporary.stat().st_size
+        conversion += time.perf_counter() - started
 
-    started = time.perf_counter()
-    with files.whole_file(target_path, overwrite=overwrite) as temporary:
-        temporary.write_bytes(document)
+        started = time.perf_counter()
         parity = verify(temporary, answers.trials, tolerance=manifest.tolerance)
         if not parity:
             raise _parity_failed(parity, answers)
@@ -112,11 +114,11 @@ def export(
     return ExportReport(
         path=os.fspath(target_path),
         golden_path=os.fspath(golden),
-        size_bytes=len(document),
+        data_path=None if data.path is None else os.fspath(data.path),
+        size_bytes=size_bytes + (0 if data.path is None else data.path.stat().st_size),
         parameters=model.count_params(),
         nodes=sum(1 for _ in ir.traversal.RecursiveGraphIterator(graph.graph)),
         recurrent=placed.recurrent,
-        reasons=placed.reasons,
         loops=converted.loops,
         states=tuple(state.input for state in placed.states),
         parity=parity,

@@ -6,6 +6,7 @@ tf2onnx made things.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
@@ -13,6 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgeseq.errors import EdgeseqError
+from edgeseq.files import StrPath
 from edgeseq.lowering.builder import Builder
 
 # Two calls of one layer share their weights, whatever the size.
@@ -193,12 +195,24 @@ def _order_initializers(graph: ir.Graph, prefix: str) -> None:
         graph.initializers.add(value)
 
 
-def check(model: ir.Model) -> None:
+def check(path: StrPath) -> None:
     """ONNX's own checker and its strict shape inference. What they find is a bug of ours, not of the user."""
     try:
-        onnx.checker.check_model(ir.to_proto(model), full_check=True)
+        # By its path, because only that way the checker takes models above protobuf's 2 GB.
+        onnx.checker.check_model(os.fspath(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise EdgeseqError(f"the finished graph is not valid ONNX, which is a bug in edgeseq: {error}") from error
+
+
+def has_loop(nodes: Iterable[ir.Node]) -> bool:
+    """Whether one of the nodes, or of those in their bodies, is a Loop."""
+    for node in nodes:
+        if node.op_type == "Loop":
+            return True
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH and has_loop(attribute.as_graph()):
+                return True
+    return False
 
 
 def count_loops(model: ir.Model) -> int:

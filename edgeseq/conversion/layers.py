@@ -1,116 +1,225 @@
-"""From a Keras recurrent layer to a `RecurrentSpec`. An option not understood is refused by the layer's name."""
+"""From a Keras recurrent layer to a `RecurrentSpec`. An option not understood is refused by the layer's name.
+
+A stock cell is read by its exact type, weights and all. A cell of any other type is traced: one call of it becomes the
+step. So is an activation that is not among those known by name.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+import onnx_ir as ir
 import tensorflow as tf
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 
-from edgeseq.errors import UnsupportedLayer
-from edgeseq.lowering.spec import Activation, Array, Convolution, Direction, Kind, RecurrentSpec
+from edgeseq.conversion.pieces import Piece, trace_piece
+from edgeseq.errors import EdgeseqError, LoopRefused, UnsupportedLayer
+from edgeseq.lowering import activations
+from edgeseq.lowering.spec import Activation, Array, Convolution, Direction, Kind, RecurrentSpec, TracedCell
 
 # The exact types: a subclass may compute anything.
 _KINDS: dict[type, Kind] = {
-    keras.layers.SimpleRNN: "simple_rnn",
-    keras.layers.LSTM: "lstm",
-    keras.layers.GRU: "gru",
-    keras.layers.ConvLSTM1D: "conv_lstm",
-    keras.layers.ConvLSTM2D: "conv_lstm",
-    keras.layers.ConvLSTM3D: "conv_lstm",
-}
-# RNN(cell) with one of Keras's own cells computes the same as the layer of that name.
-_CELL_KINDS: dict[type, Kind] = {
     keras.layers.SimpleRNNCell: "simple_rnn",
     keras.layers.LSTMCell: "lstm",
     keras.layers.GRUCell: "gru",
+    ConvLSTMCell: "conv_lstm",
+}
+# How Keras's own layers run a cell over time: all compute the same.
+_INNER_LOOPS = {
+    layer.__dict__["inner_loop"]
+    for layer in (keras.layers.RNN, keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU)
+    if "inner_loop" in layer.__dict__
+}
+# An activation traced to a single one of these nodes is the function of that name.
+_NAMES_OF_OPS = {
+    "Tanh": "tanh",
+    "Sigmoid": "sigmoid",
+    "Relu": "relu",
+    "Softsign": "softsign",
+    "Softplus": "softplus",
+    "Elu": "elu",
+    "LeakyRelu": "leaky_relu",
 }
 
 
-def read_layer(layer: Any, *, masked: bool, given_state: bool, time_steps: int | None) -> RecurrentSpec:
-    """The spec of one recurrent layer, in a call with or without a mask and initial states.
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """How a layer is called, as far as its cell does not say it."""
 
-    Raises UnsupportedLayer.
-    """
-    kind = kind_of(layer)
-    cell = layer.cell
-    return RecurrentSpec(
+    layer: str
+    """Name of the layer, for messages and reports."""
+    layer_type: str
+    """Its class name."""
+    return_sequences: bool
+    backwards: bool
+    masked: bool
+    masked_output: str
+    """``repeat`` or ``zero``."""
+    given_state: bool
+    """Whether initial states come with the call."""
+    time_steps: int | None
+    """Number of time steps where it is fixed."""
+    opset: int
+    """For what must be traced."""
+    allow_loop: bool
+    """Whether what is traced may hold a while-loop of its own."""
+
+
+def call_of(
+    layer: Any, *, masked: bool, given_state: bool, time_steps: int | None, opset: int, allow_loop: bool
+) -> Call:
+    """What a Keras recurrent layer says about its calls; raises UnsupportedLayer for one with a loop of its own."""
+    if type(layer).inner_loop not in _INNER_LOOPS:
+        raise UnsupportedLayer(layer.name, f"its type {type(layer).__name__} runs over time in a way of its own")
+    return Call(
         layer=layer.name,
         layer_type=type(layer).__name__,
-        kind=kind,
-        units=cell.filters if kind == "conv_lstm" else cell.units,
-        directions=(_direction(layer, kind),),
-        reset_after=getattr(cell, "reset_after", True),
         return_sequences=layer.return_sequences,
+        backwards=layer.go_backwards,
         masked=masked,
         masked_output="zero" if layer.zero_output_for_mask else "repeat",
-        initial_state="given" if given_state else "zero",
+        given_state=given_state,
         time_steps=time_steps,
+        opset=opset,
+        allow_loop=allow_loop,
+    )
+
+
+def is_stock(cell: Any) -> bool:
+    """Whether a cell is exactly one of Keras's own."""
+    return type(cell) in _KINDS
+
+
+def read_stock(cell: Any, call: Call) -> RecurrentSpec:
+    """The spec of one of Keras's own cells. Raises UnsupportedLayer for an activation that cannot be traced."""
+    kind = _KINDS[type(cell)]
+    return RecurrentSpec(
+        layer=call.layer,
+        layer_type=call.layer_type,
+        kind=kind,
+        units=cell.filters if kind == "conv_lstm" else cell.units,
+        directions=(_direction(cell, kind, call),),
+        dtype=cell.compute_dtype,
+        reset_after=getattr(cell, "reset_after", True),
+        return_sequences=call.return_sequences,
+        masked=call.masked,
+        masked_output=call.masked_output,  # type: ignore[arg-type]
+        initial_state="given" if call.given_state else "zero",
+        time_steps=call.time_steps,
         convolution=_convolution(cell) if kind == "conv_lstm" else None,
     )
 
 
-def read_bidirectional(layer: Any, *, masked: bool, given_state: bool, time_steps: int | None) -> RecurrentSpec | None:
-    """One spec for both directions of a Bidirectional, or None when they differ too much to be one op.
-
-    Raises UnsupportedLayer when one of them cannot be read at all.
-    """
-    forward, backward = (
-        read_layer(inner, masked=masked, given_state=given_state, time_steps=time_steps)
-        for inner in (layer.forward_layer, layer.backward_layer)
-    )
+def read_bidirectional(layer: Any, forward: Call, backward: Call) -> RecurrentSpec | None:
+    """One spec for both directions of a Bidirectional, or None when they differ too much to be one op."""
+    cells = (layer.forward_layer.cell, layer.backward_layer.cell)
+    if not all(is_stock(cell) for cell in cells):
+        return None
+    first, second = (read_stock(cell, call) for cell, call in zip(cells, (forward, backward), strict=True))
     alike = (
-        forward.kind == backward.kind
-        and forward.kind != "conv_lstm"
-        and forward.units == backward.units
-        and forward.reset_after == backward.reset_after
-        and forward.masked_output == backward.masked_output
+        first.kind == second.kind
+        and first.kind != "conv_lstm"
+        and first.units == second.units
+        and first.reset_after == second.reset_after
+        and first.masked_output == second.masked_output
         # A forward layer that itself goes backwards puts out reversed time.
-        and not forward.directions[0].backwards
+        and not first.directions[0].backwards
     )
     if not alike:
         return None
     return RecurrentSpec(
         layer=layer.name,
         layer_type=type(layer).__name__,
-        kind=forward.kind,
-        units=forward.units,
-        directions=(*forward.directions, *backward.directions),
+        kind=first.kind,
+        units=first.units,
+        directions=(*first.directions, *second.directions),
+        dtype=first.dtype,
         merge=layer.merge_mode or "none",
-        reset_after=forward.reset_after,
-        return_sequences=forward.return_sequences,
-        masked=masked,
-        masked_output=forward.masked_output,
-        initial_state=forward.initial_state,
-        time_steps=time_steps,
+        reset_after=first.reset_after,
+        return_sequences=first.return_sequences,
+        masked=first.masked,
+        masked_output=first.masked_output,
+        initial_state=first.initial_state,
+        time_steps=first.time_steps,
     )
 
 
-def kind_of(layer: Any) -> Kind:
-    """Which equations a layer follows, by its exact type; raises UnsupportedLayer for any other."""
-    if type(layer) is keras.layers.RNN:
-        if type(layer.cell) in _CELL_KINDS:
-            return _CELL_KINDS[type(layer.cell)]
+def read_traced(cell: Any, call: Call, x: Any, states: Any) -> RecurrentSpec:
+    """The spec of any other cell, by one call of it on a step of `x` (batch, time, ...) and a nest of `states`.
+
+    Raises UnsupportedLayer, with the reason, for a cell that cannot be called so.
+    """
+    structure = states
+    flat_states = keras.tree.flatten(states)
+    trains = isinstance(cell, keras.layers.Layer) and cell._call_has_training_arg
+
+    def step(x: Any, *states: Any) -> list[Any]:
+        function = cell if callable(cell) else cell.call
+        nest = keras.tree.pack_sequence_as(structure, list(states))
+        output, after = function(x, nest, **({"training": False} if trains else {}))
+        flat = [output, *keras.tree.flatten(after)]
+        return [tf.cast(tensor, x.dtype) for tensor in flat]
+
+    # The batch is free: an answer must not depend on how many rows are asked for at once.
+    inputs = [tf.TensorSpec([None, *x.shape[2:]], x.dtype)]
+    inputs += [tf.TensorSpec([None, *state.shape[1:]], x.dtype) for state in flat_states]
+    piece = _trace(step, inputs, call, f"its cell {type(cell).__name__}")
+    if len(piece.shapes) != len(inputs):
         raise UnsupportedLayer(
-            layer.name,
-            f"its cell is a {type(layer.cell).__name__}; of cells, {_names(_CELL_KINDS)} are exported",
+            call.layer, f"its cell returns {len(piece.shapes) - 1} states and takes {len(inputs) - 1}"
         )
-    if type(layer) not in _KINDS:
-        raise UnsupportedLayer(
-            layer.name,
-            f"its type {type(layer).__name__} is not one of Keras's own recurrent layers ({_names(_KINDS)}), "
-            "and a subclass may compute anything",
+    output_shape, *state_shapes = (_fixed(shape, call.layer) for shape in piece.shapes)
+    return RecurrentSpec(
+        layer=call.layer,
+        layer_type=call.layer_type,
+        kind="traced",
+        units=output_shape[-1] if output_shape else 1,
+        traced=TracedCell(
+            model=piece.model,
+            input_rank=len(x.shape) - 1,
+            state_shapes=tuple(state_shapes),
+            output_shape=output_shape,
+            backwards=call.backwards,
+        ),
+        dtype=x.dtype.name,
+        return_sequences=call.return_sequences,
+        masked=call.masked,
+        masked_output=call.masked_output,  # type: ignore[arg-type]
+        initial_state="given",
+        time_steps=call.time_steps,
+    )
+
+
+def _fixed(shape: Sequence[int | None], layer: str) -> tuple[int, ...]:
+    lengths = tuple(length for length in shape[1:] if length is not None)
+    if len(lengths) != len(shape) - 1:
+        raise UnsupportedLayer(layer, f"its cell's outputs and states have free lengths beside the batch: {shape}")
+    return lengths
+
+
+def _trace(function: Any, inputs: Sequence[tf.TensorSpec], call: Call, what: str) -> Piece:
+    try:
+        piece = trace_piece(function, inputs, opset=call.opset)
+    except EdgeseqError as error:
+        raise UnsupportedLayer(call.layer, f"{what} cannot be converted: {error}") from error
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UnsupportedLayer(call.layer, f"{what} cannot be traced: {reason}") from error
+    nodes = ir.traversal.RecursiveGraphIterator(piece.graph)
+    if not call.allow_loop and any(node.op_type == "Loop" for node in nodes):
+        raise LoopRefused(
+            f"layer '{call.layer}': {what} holds a while-loop, which becomes an ONNX Loop. Most accelerators refuse "
+            "it, and it is slow. Rewrite it without, or allow it (--allow-loop, allow_loop=True)",
+            call.layer,
         )
-    return _KINDS[type(layer)]
+    return piece
 
 
-def _names(table: dict[type, Kind]) -> str:
-    return ", ".join(kind.__name__ for kind in table)
-
-
-def _direction(layer: Any, kind: Kind) -> Direction:
-    cell = layer.cell
+def _direction(cell: Any, kind: Kind, call: Call) -> Direction:
     bias, recurrent_bias = _weight(cell.bias), None
     if kind == "gru" and cell.reset_after and bias is not None:
         bias, recurrent_bias = bias
@@ -122,9 +231,9 @@ def _direction(layer: Any, kind: Kind) -> Direction:
         recurrent_kernel=recurrent_kernel,
         bias=bias,
         recurrent_bias=recurrent_bias,
-        activation=_activation(layer, cell.activation),
-        recurrent_activation=None if kind == "simple_rnn" else _activation(layer, cell.recurrent_activation),
-        backwards=layer.go_backwards,
+        activation=_activation(cell, cell.activation, call),
+        recurrent_activation=None if kind == "simple_rnn" else _activation(cell, cell.recurrent_activation, call),
+        backwards=call.backwards,
     )
 
 
@@ -137,16 +246,37 @@ def _convolution(cell: Any) -> Convolution:
     )
 
 
-def _activation(layer: Any, function: Any) -> Activation:
-    """Keras's own function by its name; anything else is refused."""
+def _activation(cell: Any, function: Any, call: Call) -> Activation:
+    """One of Keras's own functions by its name; anything else by a trace of it."""
     if function is None:
         return Activation(name="linear")
     name = getattr(function, "__name__", type(function).__name__)
-    if getattr(keras.activations, name, None) is not function:
-        raise UnsupportedLayer(
-            layer.name, f"its activation '{name}' is not one of keras.activations, and may compute anything"
-        )
-    return Activation(name=name)
+    if getattr(keras.activations, name, None) is function and activations.known(Activation(name=name)):
+        return Activation(name=name)
+    if type(cell) is ConvLSTMCell:
+        images: list[int | None] = [None] * cell.rank
+        shape = [*images, cell.filters] if cell.data_format == "channels_last" else [cell.filters, *images]
+    else:
+        shape = [cell.units]
+    piece = _trace(
+        lambda x: [function(x)], [tf.TensorSpec([None, *shape], cell.compute_dtype)], call, f"its activation '{name}'"
+    )
+    if list(piece.shapes[0][1:]) != shape:
+        raise UnsupportedLayer(call.layer, f"its activation '{name}' changes the shape, to {piece.shapes[0]}")
+    return _simple(piece.graph) or Activation(name=name, model=piece.model)
+
+
+def _simple(graph: ir.Graph) -> Activation | None:
+    """A function that turned out to be one that is known by name, such as `tf.tanh` or ``LeakyReLU(0.3)``."""
+    nodes = [node for node in graph if node.op_type != "Identity"]
+    if len(nodes) != 1 or nodes[0].op_type not in _NAMES_OF_OPS or nodes[0].inputs[0] is not graph.inputs[0]:
+        return None
+    alpha = nodes[0].attributes.get("alpha")
+    if nodes[0].op_type in ("Elu", "LeakyRelu"):
+        # ONNX's own defaults, where the converter left the attribute out.
+        default = {"Elu": 1.0, "LeakyRelu": 0.01}[nodes[0].op_type]
+        return Activation(name=_NAMES_OF_OPS[nodes[0].op_type], alpha=alpha.as_float() if alpha else default)
+    return Activation(name=_NAMES_OF_OPS[nodes[0].op_type])
 
 
 def _weight(variable: Any) -> Array | None:

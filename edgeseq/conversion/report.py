@@ -16,16 +16,16 @@ class ExportReport:
     """The `.onnx` file written."""
     golden_path: str
     """The folder of golden samples beside it."""
+    data_path: str | None
+    """The file beside it that holds the weights of a model above 2 GB; None where they are in the `.onnx` file."""
     size_bytes: int
-    """Size of the `.onnx` file."""
+    """Size of the `.onnx` file, and of the data file where there is one."""
     parameters: int
     """Keras's parameter count."""
     nodes: int
     """Number of ONNX nodes, those in subgraphs included."""
     recurrent: tuple[RecurrentLayer, ...]
-    """One entry a recurrent Keras layer, a Bidirectional being one: name, layer_type, strategy, op_types."""
-    reasons: dict[str, str]
-    """Layer name to why its strategy was chosen."""
+    """One entry a recurrent Keras layer, a Bidirectional being one: name, layer_type, strategy, op_types, reason."""
     loops: int
     """Number of ONNX Loop nodes, those in subgraphs included."""
     states: tuple[str, ...]

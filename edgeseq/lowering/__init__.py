@@ -12,7 +12,8 @@ STRATEGIES: dict[str, ModuleType] = {"fused": fused, "unrolled": unrolled, "scan
 """Each has ``decline(spec, target) -> reason`` and ``lower(builder, spec, signals) -> Lowered``."""
 
 # Written-out steps are faster than a Scan while they are few: a ConvLSTM's step is large, so that it pays for long.
-_UNROLL_AT_MOST = {"conv_lstm": 32, "lstm": 8, "gru": 8, "simple_rnn": 8}
+# What a traced cell costs is not known, so it stays one body.
+_UNROLL_AT_MOST = {"conv_lstm": 32, "lstm": 8, "gru": 8, "simple_rnn": 8, "traced": 0}
 
 
 def choose(spec: RecurrentSpec, *, lowering: str = "auto", target: str = "cpu") -> tuple[str, str]:

@@ -22,11 +22,16 @@ _OP_ATTRIBUTE: dict[str, tuple[str, float, float]] = {
     "leaky_relu": ("LeakyRelu", 0.2, 0.0),
     "softsign": ("Softsign", 0.0, 0.0),
     "softplus": ("Softplus", 0.0, 0.0),
+    "affine": ("Affine", 1.0, 0.0),
+    "scaled_tanh": ("ScaledTanh", 1.0, 1.0),
+    "thresholded_relu": ("ThresholdedRelu", 1.0, 0.0),
 }
 
 
 def op_attribute(activation: Activation) -> tuple[str, float, float] | None:
     """Name, alpha and beta for the `activations` attributes of LSTM, GRU and RNN; None where they lack it."""
+    if activation.model is not None:
+        return None
     found = _OP_ATTRIBUTE.get(activation.name)
     if found is None:
         return None
@@ -69,26 +74,57 @@ _NODES: dict[str, Callable[[Builder, ir.Value], ir.Value]] = {
     "gelu": _gelu,
     "exponential": lambda b, x: b.op("Exp", x),
     "mish": lambda b, x: b.op("Mul", x, b.op("Tanh", b.op("Softplus", x))),
+    "affine": lambda _, x: x,
+    "scaled_tanh": lambda b, x: b.op("Tanh", x),
+    "thresholded_relu": lambda b, x: _thresholded_relu(b, x, 1.0),
 }
 
+
+def _thresholded_relu(b: Builder, x: ir.Value, alpha: float) -> ir.Value:
+    # onnxruntime has no ThresholdedRelu in double precision.
+    return b.op("Where", b.op("Greater", x, b.constant(alpha)), x, b.constant(0.0))
+
+
 # Keras's own default parameters, for the functions that have any.
-_DEFAULTS = {"hard_sigmoid": (1 / 6, 0.5), "elu": (1.0, None), "leaky_relu": (0.2, None)}
+_DEFAULTS = {
+    "hard_sigmoid": (1 / 6, 0.5),
+    "elu": (1.0, None),
+    "leaky_relu": (0.2, None),
+    "affine": (1.0, 0.0),
+    "scaled_tanh": (1.0, 1.0),
+    "thresholded_relu": (1.0, None),
+}
 
 
 def known(activation: Activation) -> bool:
     """Whether `apply` has nodes for this function with these parameters."""
+    if activation.model is not None:
+        return True
     return activation.name in _NODES and (
         (activation.alpha is None and activation.beta is None) or activation.name in _DEFAULTS
     )
 
 
+def has_double_kernels(activation: Activation) -> bool:
+    """Whether onnxruntime runs the nodes of `apply` in double precision on the CPU: it lacks `Erf` there."""
+    return activation.name != "gelu"
+
+
 def apply(b: Builder, activation: Activation, x: ir.Value) -> ir.Value:
     """Nodes that compute the activation of `x`, of the same shape."""
+    if activation.model is not None:
+        return b.inline(activation.model, x)[0]
     if activation.alpha is None and activation.beta is None:
         return _NODES[activation.name](b, x)
     alpha, beta = _DEFAULTS[activation.name]
     alpha = alpha if activation.alpha is None else activation.alpha
-    if activation.name == "hard_sigmoid":
+    if beta is not None:
         beta = beta if activation.beta is None else activation.beta
+        if activation.name == "affine":
+            return b.op("Add", b.op("Mul", x, b.constant(alpha)), b.constant(beta))
+        if activation.name == "scaled_tanh":
+            return b.op("Mul", b.op("Tanh", b.op("Mul", x, b.constant(beta))), b.constant(alpha))
         return b.op("HardSigmoid", x, alpha=alpha, beta=beta)
+    if activation.name == "thresholded_relu":
+        return _thresholded_relu(b, x, alpha)
     return b.op({"elu": "Elu", "leaky_relu": "LeakyRelu"}[activation.name], x, alpha=alpha)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from edgeseq.lowering.spec import Array
@@ -14,15 +15,18 @@ from edgeseq.lowering.spec import Array
 class Builder:
     """Collects the nodes and constants that replace one node of a graph.
 
-    `scope` is the Keras layer's name; every node made here carries it, so that profiles can be read by layer.
+    `scope` is the Keras layer's name; every node made here carries it, so that profiles can be read by layer. `dtype`
+    is that of float constants, unless they say otherwise.
     """
 
-    def __init__(self, scope: str, outer: Builder | None = None):
+    def __init__(self, scope: str, outer: Builder | None = None, dtype: Any = np.float32):
         self.scope = scope
+        self.dtype = np.dtype(dtype)
         self.nodes: list[ir.Node] = []
         self._outer = outer
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._initializers: list[ir.Value] = []
+        self._inlined: dict[tuple[int, str], ir.Value] = {}
 
     @property
     def initializers(self) -> list[ir.Value]:
@@ -48,9 +52,9 @@ class Builder:
         self.nodes.append(node)
         return node.outputs
 
-    def constant(self, value: Array | float | Sequence[float], dtype: Any = np.float32) -> ir.Value:
-        """A float constant as an initializer; equal small ones are shared."""
-        array = np.ascontiguousarray(np.asarray(value, dtype))
+    def constant(self, value: Array | float | Sequence[float], dtype: Any = None) -> ir.Value:
+        """A constant as an initializer, by default of the builder's own dtype; equal small ones are shared."""
+        array = np.ascontiguousarray(np.asarray(value, self.dtype if dtype is None else dtype))
         if self._outer:
             return self._outer.constant(array, array.dtype)
         # np.ascontiguousarray turns a scalar into one element; ONNX scalars keep rank 0.
@@ -92,6 +96,35 @@ class Builder:
         lowest = np.iinfo(np.int64).min
         return self.op("Slice", x, self.integers(-1), self.integers(lowest), self.integers(axis), self.integers(-1))
 
+    def inline(self, model: bytes, *inputs: ir.Value) -> list[ir.Value]:
+        """Put the nodes of an ONNX model here, fed with `inputs`; return its outputs.
+
+        Its constants are made once, however often it is put in: `model` must be the same object then.
+        """
+        graph = ir.serde.from_proto(onnx.ModelProto.FromString(model)).graph
+        for formal, actual in zip(graph.inputs, inputs, strict=True):
+            ir.convenience.replace_all_uses_with(formal, actual, replace_graph_outputs=True)
+        for name, value in list(graph.initializers.items()):
+            assert value.const_value is not None
+            shared = self._shared(model, name, value.const_value.numpy())
+            ir.convenience.replace_all_uses_with(value, shared, replace_graph_outputs=True)
+        outputs = list(graph.outputs)
+        graph.outputs.clear()
+        nodes = list(graph)
+        graph.remove(nodes)
+        for node in nodes:
+            node.metadata_props["layer"] = self.scope
+        self.nodes += nodes
+        return outputs
+
+    def _shared(self, model: bytes, name: str, array: Array) -> ir.Value:
+        if self._outer:
+            return self._outer._shared(model, name, array)
+        key = (id(model), name)
+        if key not in self._inlined:
+            self._inlined[key] = self.constant(array, array.dtype)
+        return self._inlined[key]
+
     def body(self) -> Builder:
         """A builder for a subgraph, whose constants go to the outermost graph."""
-        return Builder(self.scope, outer=self)
+        return Builder(self.scope, outer=self, dtype=self.dtype)

@@ -15,14 +15,27 @@ import onnx_ir as ir
 
 from edgeseq.lowering import activations
 from edgeseq.lowering.builder import Builder
-from edgeseq.lowering.spec import GATES, STATES, Activation, Array, Direction, RecurrentSpec, select_gates
+from edgeseq.lowering.spec import (
+    GATES,
+    PEEPHOLES,
+    STATES,
+    Activation,
+    Array,
+    Direction,
+    RecurrentSpec,
+    TracedCell,
+    select_gates,
+)
 
 
-def project(b: Builder, spec: RecurrentSpec, direction: Direction, x: ir.Value) -> ir.Value:
+def project(b: Builder, spec: RecurrentSpec, direction: Direction | TracedCell, x: ir.Value) -> ir.Value:
     """All steps' input products at once, outside the recurrence: (time, batch, gates × units[, spatial...]).
 
-    `x` is (batch, time, features), or for a convolutional cell (batch, time, spatial and channels).
+    `x` is (batch, time, features), or for a convolutional cell (batch, time, spatial and channels). What a traced cell
+    does with its inputs is its own: they are put in time order only, (time, batch, features...).
     """
+    if isinstance(direction, TracedCell):
+        return b.transpose(x, 1, 0, *range(2, direction.input_rank + 1))
     if spec.convolution is not None:
         return _project_images(b, spec, direction, x)
     # A single product over all steps reads the kernel once instead of once a step.
@@ -32,24 +45,40 @@ def project(b: Builder, spec: RecurrentSpec, direction: Direction, x: ir.Value) 
 
 
 def step(
-    b: Builder, spec: RecurrentSpec, direction: Direction, products: ir.Value, states: Sequence[ir.Value | None]
-) -> tuple[ir.Value, ...]:
-    """One step: (batch, gates × units[, spatial...]) and the states before it to the states after it.
+    b: Builder,
+    spec: RecurrentSpec,
+    direction: Direction | TracedCell,
+    products: ir.Value,
+    states: Sequence[ir.Value | None],
+) -> tuple[ir.Value, tuple[ir.Value, ...]]:
+    """One step: what `project` gave for it and the states before it, to its output and the states after it.
 
-    The first state is also the output. A state of None is zero, which spares its products.
+    A state of None is zero, which spares its products; a traced cell's states are never None.
     """
-    return {"simple_rnn": _simple_rnn, "lstm": _lstm, "conv_lstm": _lstm, "gru": _gru}[spec.kind](
+    if isinstance(direction, TracedCell):
+        output, *traced = b.inline(direction.model, products, *[state for state in states if state is not None])
+        return output, tuple(traced)
+    after = {"simple_rnn": _simple_rnn, "lstm": _lstm, "conv_lstm": _lstm, "gru": _gru}[spec.kind](
         b, spec, direction, products, list(states)
     )
+    return after[0], after
+
+
+def zero_output(b: Builder, spec: RecurrentSpec, products: ir.Value) -> ir.Value:
+    """Zeros in the shape of one step's output, (batch, units[, spatial...]), from the shape of `project`'s result."""
+    lengths = [b.shape(products, 1, 2)]
+    if spec.traced is not None:
+        lengths.append(b.integers(*spec.traced.output_shape))
+    else:
+        lengths.append(b.integers(spec.units))
+    if spec.convolution is not None:
+        lengths.append(b.shape(products, 3))
+    return b.op("ConstantOfShape", b.op("Concat", *lengths, axis=0), value=ir.tensor(np.zeros(1, b.dtype)))
 
 
 def zero_states(b: Builder, spec: RecurrentSpec, products: ir.Value) -> list[ir.Value]:
-    """Zero states for every name in STATES, (batch, units[, spatial...]), from the shape of the input products."""
-    if spec.convolution is None:
-        shape = b.op("Concat", b.shape(products, 1, 2), b.integers(spec.units), axis=0)
-    else:
-        shape = b.op("Concat", b.shape(products, 1, 2), b.integers(spec.units), b.shape(products, 3), axis=0)
-    return [b.op("ConstantOfShape", shape)] * len(STATES[spec.kind])
+    """Zero states for every name in STATES. All are alike, and like the output."""
+    return [zero_output(b, spec, products)] * len(STATES[spec.kind])
 
 
 def _input_bias(spec: RecurrentSpec, direction: Direction) -> Array | None:
@@ -67,8 +96,26 @@ def _recurrent_product(b: Builder, spec: RecurrentSpec, state: ir.Value, kernel:
     return b.op("Conv", state, b.constant(_onnx_kernel(kernel)), pads=_same_pads(window, (1,) * len(window)))
 
 
-def _activate(b: Builder, activation: Activation | None, x: ir.Value) -> ir.Value:
-    return x if activation is None else activations.apply(b, activation, x)
+def _activate(b: Builder, spec: RecurrentSpec, activation: Activation | None, x: ir.Value) -> ir.Value:
+    if activation is None:
+        return x
+    if activation.model is None:
+        return activations.apply(b, activation, x)
+    # A function of the user's own may tell the axes apart, as softmax does.
+    return channels_first(b, spec, activations.apply(b, activation, channels_back(b, spec, x, leading=1)), leading=1)
+
+
+def _clip(b: Builder, spec: RecurrentSpec, x: ir.Value) -> ir.Value:
+    """What enters the activation of a gate or candidate, within the bounds of the spec."""
+    return x if spec.clip is None else b.op("Clip", x, b.constant(-spec.clip), b.constant(spec.clip))
+
+
+def _peek(b: Builder, direction: Direction, gate: str, x: ir.Value, cell: ir.Value | None) -> ir.Value:
+    """Add what a gate of an LSTM sees of the cell state through its peephole."""
+    if direction.peephole is None or cell is None:
+        return x
+    weights = direction.peephole[PEEPHOLES.index(gate)]
+    return b.op("Add", x, b.op("Mul", cell, b.constant(weights)))
 
 
 def _simple_rnn(
@@ -76,7 +123,7 @@ def _simple_rnn(
 ) -> tuple[ir.Value, ...]:
     (h,) = states
     total = products if h is None else b.op("Add", products, _recurrent_product(b, spec, h, direction.recurrent_kernel))
-    return (_activate(b, direction.activation, total),)
+    return (_activate(b, spec, direction.activation, _clip(b, spec, total)),)
 
 
 def _lstm(
@@ -88,9 +135,13 @@ def _lstm(
         "Split", total, b.integers(*[spec.units] * len(GATES[spec.kind])), outputs=4, axis=1
     )
     gate = direction.recurrent_activation
-    new = b.op("Mul", _activate(b, gate, input_), _activate(b, direction.activation, cell))
-    c_next = new if c is None else b.op("Add", b.op("Mul", _activate(b, gate, forget), c), new)
-    h_next = b.op("Mul", _activate(b, gate, output), _activate(b, direction.activation, c_next))
+    input_ = _clip(b, spec, _peek(b, direction, "input", input_, c))
+    forget = _clip(b, spec, _peek(b, direction, "forget", forget, c))
+    new = b.op("Mul", _activate(b, spec, gate, input_), _activate(b, spec, direction.activation, _clip(b, spec, cell)))
+    c_next = new if c is None else b.op("Add", b.op("Mul", _activate(b, spec, gate, forget), c), new)
+    # The cell state on its way out is not clipped: onnxruntime's LSTM does not either.
+    output = _clip(b, spec, _peek(b, direction, "output", output, c_next))
+    h_next = b.op("Mul", _activate(b, spec, gate, output), _activate(b, spec, direction.activation, c_next))
     return h_next, c_next
 
 
@@ -112,13 +163,18 @@ def _gru(
             h_hidden = b.op("Add", h_hidden, b.constant(direction.recurrent_bias[2 * units :]))
     else:
         h_gates = _recurrent_product(b, spec, h, gates_kernel)
-    gates = _activate(b, gate, b.op("Add", x_gates, h_gates))
-    update, reset = b.multi("Split", gates, b.integers(units, units), outputs=2, axis=1)
+    gates, halves = _clip(b, spec, b.op("Add", x_gates, h_gates)), b.integers(units, units)
+    if gate is None or gate.model is None:
+        update, reset = b.multi("Split", _activate(b, spec, gate, gates), halves, outputs=2, axis=1)
+    else:
+        # Each gate on its own: the function may look at a whole row.
+        parts = b.multi("Split", gates, halves, outputs=2, axis=1)
+        update, reset = (_activate(b, spec, gate, part) for part in parts)
     if spec.reset_after:
         recurrent_hidden = b.op("Mul", reset, h_hidden)
     else:
         recurrent_hidden = _recurrent_product(b, spec, b.op("Mul", reset, h), hidden_kernel)
-    candidate = _activate(b, direction.activation, b.op("Add", x_hidden, recurrent_hidden))
+    candidate = _activate(b, spec, direction.activation, _clip(b, spec, b.op("Add", x_hidden, recurrent_hidden)))
     # z h + (1 - z) n, with one product less.
     return (b.op("Add", candidate, b.op("Mul", update, b.op("Sub", h, candidate))),)
 

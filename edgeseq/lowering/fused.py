@@ -13,13 +13,34 @@ import onnx_ir as ir
 
 from edgeseq.lowering import activations, masks
 from edgeseq.lowering.builder import Builder
-from edgeseq.lowering.spec import GATES, STATES, Activation, Array, Direction, Kind, RecurrentSpec, select_gates
+from edgeseq.lowering.spec import (
+    GATES,
+    PEEPHOLES,
+    STATES,
+    Activation,
+    Array,
+    Direction,
+    Kind,
+    RecurrentSpec,
+    select_gates,
+)
 from edgeseq.lowering.strategy import Lowered, Signals, merge
 
-_OP: dict[Kind, str] = {"simple_rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
+OP: dict[Kind, str] = {"simple_rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
 
 # The order of gates that each op's page gives (there "iofc", "zrh", "i").
-_ONNX_GATES: dict[Kind, tuple[str, ...]] = {**GATES, "lstm": ("input", "output", "forget", "cell")}
+ONNX_GATES: dict[Kind, tuple[str, ...]] = {**GATES, "lstm": ("input", "output", "forget", "cell")}
+ONNX_PEEPHOLES = ("input", "output", "forget")
+
+# Functions that take entries from `activation_alpha` and `activation_beta`.
+TAKES_ALPHA = ("Affine", "HardSigmoid", "LeakyRelu", "Elu", "ThresholdedRelu", "ScaledTanh")
+TAKES_BETA = ("Affine", "HardSigmoid", "ScaledTanh")
+
+DEFAULT_ACTIVATIONS: dict[Kind, list[str]] = {
+    "simple_rnn": ["Tanh"],
+    "lstm": ["Sigmoid", "Tanh", "Tanh"],
+    "gru": ["Sigmoid", "Tanh"],
+}
 
 # cuDNN has only these; onnxruntime leaves any other combination to the CPU.
 _CUDNN: dict[Kind, tuple[str, ...]] = {"simple_rnn": ("Tanh",), "lstm": ("Sigmoid", "Tanh"), "gru": ("Sigmoid", "Tanh")}
@@ -27,16 +48,20 @@ _CUDNN: dict[Kind, tuple[str, ...]] = {"simple_rnn": ("Tanh",), "lstm": ("Sigmoi
 
 def decline(spec: RecurrentSpec, target: str) -> str:
     """Why this strategy cannot lower `spec` for `target`; empty when it can."""
-    if spec.kind not in _OP:
+    if spec.kind not in OP:
         return f"ONNX has no recurrent op for {spec.layer_type}"
+    if spec.dtype == "float64" and target == "cpu":
+        return f"onnxruntime has no {OP[spec.kind]} in double precision on the CPU"
     for direction in spec.directions:
         for activation in _functions(direction):
             if activations.op_attribute(activation) is None:
-                return f"ONNX's {_OP[spec.kind]} has no activation '{activation.name}'"
+                return f"ONNX's {OP[spec.kind]} has no activation '{activation.name}'"
         if target == "cuda":
             names = tuple(name for name, _, _ in map(activations.op_attribute, _functions(direction)))  # type: ignore[misc]
             if names != _CUDNN[spec.kind]:
-                return f"onnxruntime's CUDA {_OP[spec.kind]} has {_CUDNN[spec.kind]}, not {names}, and runs on the CPU"
+                return f"onnxruntime's CUDA {OP[spec.kind]} has {_CUDNN[spec.kind]}, not {names}, and runs on the CPU"
+    if target == "cuda" and (spec.clip is not None or any(side.peephole is not None for side in spec.directions)):
+        return f"onnxruntime's CUDA {OP[spec.kind]} with clip or peepholes runs on the CPU"
     if len(spec.directions) == 2 and spec.masked and spec.return_sequences and spec.masked_output == "repeat":
         return "each direction repeats another output at a masked step, and they come merged from one op"
     if target == "tensorrt" and len({tuple(_functions(direction)) for direction in spec.directions}) > 1:
@@ -83,7 +108,7 @@ def lower(b: Builder, spec: RecurrentSpec, signals: Signals) -> Lowered:
                 for index, end in enumerate(ends)
             )
         outputs = ends if len(ends) == 1 else _merge_ends(b, spec, final[0], ends, masked=mask is not None)
-    return Lowered(outputs=outputs, states=states if signals.wants_states else (), op_types=(_OP[spec.kind],))
+    return Lowered(outputs=outputs, states=states if signals.wants_states else (), op_types=(OP[spec.kind],))
 
 
 def _functions(direction: Direction) -> list[Activation]:
@@ -99,12 +124,17 @@ def _recurrent_op(
         return b.constant(np.stack(arrays))
 
     def onnx_order(array: Array) -> Array:
-        return select_gates(array, spec.kind, _ONNX_GATES[spec.kind])
+        return select_gates(array, spec.kind, ONNX_GATES[spec.kind])
 
     def biases(direction: Direction) -> Array:
         width = direction.kernel.shape[-1]
         parts = (direction.bias, direction.recurrent_bias)
         return np.concatenate([np.zeros(width, np.float32) if part is None else onnx_order(part) for part in parts])
+
+    def peepholes(direction: Direction) -> Array:
+        if direction.peephole is None:
+            return np.zeros(len(PEEPHOLES) * spec.units, np.float32)
+        return np.concatenate([direction.peephole[PEEPHOLES.index(gate)] for gate in ONNX_PEEPHOLES])
 
     attributes: dict[str, Any] = {"hidden_size": spec.units, "direction": side}
     names: list[str] = []
@@ -119,11 +149,11 @@ def _recurrent_op(
             name, alpha, beta = found
             names.append(name)
             # Each list holds entries for those functions alone that take the parameter, in order.
-            if name in ("Affine", "HardSigmoid", "LeakyRelu", "Elu"):
+            if name in TAKES_ALPHA:
                 alphas.append(alpha)
-            if name in ("Affine", "HardSigmoid"):
+            if name in TAKES_BETA:
                 betas.append(beta)
-    if names != _DEFAULT_ACTIVATIONS[spec.kind] * len(spec.directions):
+    if names != DEFAULT_ACTIVATIONS[spec.kind] * len(spec.directions):
         attributes["activations"] = names
     if alphas:
         attributes["activation_alpha"] = alphas
@@ -132,6 +162,10 @@ def _recurrent_op(
     if spec.kind == "gru":
         attributes["linear_before_reset"] = int(spec.reset_after)
 
+    if spec.clip is not None:
+        attributes["clip"] = spec.clip
+
+    has_peephole = any(direction.peephole is not None for direction in spec.directions)
     has_bias = any(direction.bias is not None for direction in spec.directions)
     count = len(STATES[spec.kind])
     starts: list[ir.Value | None] = [None] * count
@@ -140,23 +174,17 @@ def _recurrent_op(
             parts = [b.unsqueeze(state, 0) for state in initial[index::count]]
             starts[index] = parts[0] if len(parts) == 1 else b.op("Concat", *parts, axis=0)
     return b.multi(
-        _OP[spec.kind],
+        OP[spec.kind],
         b.transpose(x, 1, 0, 2),
         stacked([onnx_order(direction.kernel).T for direction in spec.directions]),
         stacked([onnx_order(direction.recurrent_kernel).T for direction in spec.directions]),
         stacked([biases(direction) for direction in spec.directions]) if has_bias else None,
         lengths,
         *starts,
+        *([stacked([peepholes(direction) for direction in spec.directions])] if has_peephole else []),
         outputs=1 + count,
         **attributes,
     )
-
-
-_DEFAULT_ACTIVATIONS: dict[Kind, list[str]] = {
-    "simple_rnn": ["Tanh"],
-    "lstm": ["Sigmoid", "Tanh", "Tanh"],
-    "gru": ["Sigmoid", "Tanh"],
-}
 
 
 def _unstack(b: Builder, x: ir.Value, count: int, axis: int) -> list[ir.Value]:

@@ -27,6 +27,8 @@ class Compaction:
     """The mask as int32."""
     lengths: ir.Value
     """(batch) int32: number of valid steps of each row."""
+    longest: ir.Value
+    """Scalar int32: the greatest of the lengths, and at least one."""
     order: ir.Value
     """(batch, longest, 1) int64: time steps of each row, valid ones first and in order."""
 
@@ -43,7 +45,9 @@ def compact(b: Builder, mask: ir.Value) -> Compaction:
     # At least one step, so that a batch with no valid step at all still has a sequence to run over.
     longest = b.op("Max", b.op("ReduceMax", lengths, keepdims=1), b.constant([1], np.int32))
     _, order = b.multi("TopK", keys, b.op("Cast", longest, to=ir.DataType.INT64), outputs=2, axis=1)
-    return Compaction(mask=mask, valid=valid, lengths=lengths, order=b.unsqueeze(order, 2))
+    return Compaction(
+        mask=mask, valid=valid, lengths=lengths, longest=b.squeeze(longest, 0), order=b.unsqueeze(order, 2)
+    )
 
 
 def gather(b: Builder, compaction: Compaction, x: ir.Value) -> ir.Value:
@@ -51,8 +55,14 @@ def gather(b: Builder, compaction: Compaction, x: ir.Value) -> ir.Value:
     return b.op("GatherND", x, compaction.order, batch_dims=1)
 
 
-def spread(b: Builder, compaction: Compaction, y: ir.Value, *, zero: bool) -> ir.Value:
-    """(batch, longest, units) back to (batch, time, units).
+def shortened(b: Builder, compaction: Compaction) -> ir.Value:
+    """The mask of the shorter sequences, (batch, longest) Boolean: a row's valid steps come first."""
+    steps = b.op("Range", b.constant(0, np.int32), compaction.longest, b.constant(1, np.int32))
+    return b.op("Less", b.unsqueeze(steps, 0), b.unsqueeze(compaction.lengths, 1))
+
+
+def spread(b: Builder, compaction: Compaction, y: ir.Value, *, zero: bool, rank: int = 3) -> ir.Value:
+    """(batch, longest, units...), of `rank` axes, back to (batch, time, units...).
 
     A masked step puts out zeros when `zero`, else the output before it, which is zeros when there is none.
     """
@@ -61,7 +71,14 @@ def spread(b: Builder, compaction: Compaction, y: ir.Value, *, zero: bool) -> ir
     index = b.op("Cast", b.op("Max", position, b.constant(0, np.int32)), to=ir.DataType.INT64)
     gathered = b.op("GatherND", y, b.unsqueeze(index, 2), batch_dims=1)
     keep = compaction.mask if zero else b.op("Greater", counted, b.constant(0, np.int32))
-    return zero_where(b, b.unsqueeze(keep, 2), gathered)
+    return zero_where(b, b.op("Unsqueeze", keep, b.integers(*range(2, rank))) if rank > 2 else keep, gathered)
+
+
+def fit(b: Builder, mask: ir.Value, rank: int) -> ir.Value:
+    """A mask (batch, 1) so that it broadcasts to values of `rank` axes, batch included."""
+    if rank == 1:
+        return b.squeeze(mask, 1)
+    return mask if rank == 2 else b.op("Unsqueeze", mask, b.integers(*range(2, rank)))
 
 
 def any_valid(b: Builder, mask: ir.Value) -> ir.Value:
@@ -78,11 +95,9 @@ def last_output(
     They differ where every step is masked, unless the states begin at zero, and where the last one is and masked steps
     put out zeros. `backwards` says that the last step computed is the first in time.
     """
-    rank = 0 if spec.convolution is None else spec.convolution.rank
-    axes = b.integers(*range(2, 2 + rank)) if rank else None
 
     def zero_unless(keep: ir.Value) -> ir.Value:
-        return zero_where(b, keep if axes is None else b.op("Unsqueeze", keep, axes), state)
+        return zero_where(b, fit(b, keep, spec.output_rank), state)
 
     if not from_zero:
         state = zero_unless(any_valid(b, mask))

@@ -5,11 +5,12 @@ Operator page: https://onnx.ai/onnx/operators/onnx__Scan.html.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from edgeseq.lowering import cells, stepwise
 from edgeseq.lowering.builder import Builder
-from edgeseq.lowering.spec import STATES, RecurrentSpec
+from edgeseq.lowering.spec import RecurrentSpec
 from edgeseq.lowering.strategy import Lowered, Signals
 
 
@@ -20,31 +21,31 @@ def decline(spec: RecurrentSpec, target: str) -> str:  # noqa: ARG001
 
 def lower(b: Builder, spec: RecurrentSpec, signals: Signals) -> Lowered:
     """Nodes for the whole layer."""
-    return stepwise.lower(b, spec, signals, _run, "Scan")
+    return stepwise.lower(b, spec, signals, _run, "Scan", compact=True)
 
 
 def _run(b: Builder, work: stepwise.Pass) -> stepwise.Ran:
     spec = work.spec
     initial = list(work.initial) or cells.zero_states(b, spec, work.products)
+    count = len(initial)
     if work.carries_output:
-        initial.append(cells.zero_states(b, spec, work.products)[0])
+        initial.append(cells.zero_output(b, spec, work.products))
 
+    dtype = ir.DataType.from_numpy(np.dtype(spec.dtype))
     body = b.body()
-    carried = [_input(f"carried_{index}") for index in range(len(initial))]
-    products = _input("products")
+    carried = [_input(f"carried_{index}", dtype) for index in range(len(initial))]
+    products = _input("products", dtype)
     scanned = [products]
     mask = None
     if work.mask is not None:
         mask = _input("mask", ir.DataType.BOOL)
         scanned.append(mask)
     after, output = stepwise.masked_step(body, work, products, mask, list(carried))
-    results = list(after)
-    if work.wants_sequence:
-        # The output is a state too, and a graph must not list one value twice.
-        results.append(body.op("Identity", output))
+    # A graph must not list one value twice, nor put an input out.
+    results = [body.op("Identity", value) for value in [*after, *([output] if work.wants_sequence else [])]]
     for value in results:
         # A body states the types of its outputs; their shapes follow from the inputs.
-        value.type = ir.TensorType(ir.DataType.FLOAT)
+        value.type = ir.TensorType(dtype)
     graph = ir.Graph([*carried, *scanned], results, nodes=body.nodes, name="step")
     made = b.multi(
         "Scan",
@@ -54,12 +55,14 @@ def _run(b: Builder, work: stepwise.Pass) -> stepwise.Ran:
         outputs=len(results),
         body=graph,
         num_scan_inputs=len(scanned),
-        scan_input_directions=[int(work.direction.backwards)] * len(scanned),
+        scan_input_directions=[int(work.backwards)] * len(scanned),
     )
     return stepwise.Ran(
-        sequence=made[-1] if work.wants_sequence else None, states=tuple(made[: len(STATES[spec.kind])])
+        sequence=made[-1] if work.wants_sequence else None,
+        end=made[count] if work.carries_output else made[0],
+        states=tuple(made[:count]),
     )
 
 
-def _input(name: str, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+def _input(name: str, dtype: ir.DataType) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(dtype))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgeseq.lowering import cells, stepwise
 from edgeseq.lowering.builder import Builder
-from edgeseq.lowering.spec import STATES, RecurrentSpec
+from edgeseq.lowering.spec import RecurrentSpec
 from edgeseq.lowering.strategy import Lowered, Signals
 
 MOST_STEPS = 1024
@@ -27,19 +27,20 @@ def decline(spec: RecurrentSpec, target: str) -> str:  # noqa: ARG001
 
 def lower(b: Builder, spec: RecurrentSpec, signals: Signals) -> Lowered:
     """Nodes for the whole layer."""
-    return stepwise.lower(b, spec, signals, _run, "MatMul" if spec.convolution is None else "Conv")
+    return stepwise.lower(b, spec, signals, _run, "MatMul" if spec.convolution is None else "Conv", compact=False)
 
 
 def _run(b: Builder, work: stepwise.Pass) -> stepwise.Ran:
-    steps = work.spec.time_steps
+    spec = work.spec
+    steps, count = spec.time_steps, len(spec.pass_states)
     assert steps is not None
-    carried: list[ir.Value | None] = [*work.initial] or [None] * len(STATES[work.spec.kind])
-    if work.spec.kind == "gru" and not work.initial:
-        carried = [*cells.zero_states(b, work.spec, work.products)]
+    carried: list[ir.Value | None] = [*work.initial] or [None] * count
+    if spec.kind == "gru" and not work.initial:
+        carried = [*cells.zero_states(b, spec, work.products)]
     if work.carries_output:
         carried.append(None)
     outputs = []
-    for time in reversed(range(steps)) if work.direction.backwards else range(steps):
+    for time in reversed(range(steps)) if work.backwards else range(steps):
 
         def at(x: ir.Value, time: int = time) -> ir.Value:
             return b.op("Gather", x, b.constant(time, np.int64), axis=0)
@@ -49,5 +50,8 @@ def _run(b: Builder, work: stepwise.Pass) -> stepwise.Ran:
         carried = [*after]
         outputs.append(output)
     sequence = b.op("Concat", *[b.unsqueeze(output, 0) for output in outputs], axis=0) if work.wants_sequence else None
-    count = len(STATES[work.spec.kind])
-    return stepwise.Ran(sequence=sequence, states=tuple(state for state in carried[:count] if state is not None))
+    last = carried[count] if work.carries_output else carried[0]
+    assert last is not None
+    return stepwise.Ran(
+        sequence=sequence, end=last, states=tuple(state for state in carried[:count] if state is not None)
+    )

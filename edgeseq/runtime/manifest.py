@@ -104,6 +104,8 @@ class RecurrentLayer:
     """``fused`` (one ONNX recurrent op), ``unrolled`` (a copy of the step per time step), ``scan`` or ``loop``."""
     op_types: tuple[str, ...]
     """The ONNX op types that compute the recurrence, without those that only reshape."""
+    reason: str = ""
+    """Why it was lowered by this strategy; empty in files of before edgeseq told."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ from edgeseq.errors import InvalidFile
 
 Field = int | memoryview
 
-_MODEL_GRAPH, _MODEL_METADATA = 7, 14
+_MODEL_GRAPH, _MODEL_METADATA, _GRAPH_INITIALIZER = 7, 14, 5
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
-_DIMS, _DATA_TYPE, _NAME, _RAW, _LOCATION = 1, 2, 8, 9, 14
+_DIMS, _DATA_TYPE, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
 
 # TensorProto.DataType -> numpy dtype name, and the field that holds the elements when raw_data does not.
 _DTYPES = {
@@ -59,6 +59,22 @@ def read_metadata(path: files.StrPath) -> dict[str, str]:
             raise ValueError("it is not an ONNX model (it holds no graph)")
         entries = [dict(_fields(_span(value))) for number, value in top if number == _MODEL_METADATA]
         return {_text(entry.get(_ENTRY_KEY)): _text(entry.get(_ENTRY_VALUE)) for entry in entries}
+
+
+def read_data_files(path: files.StrPath) -> tuple[str, ...]:
+    """Names, relative to the file's folder, of the files that hold weights of an ONNX model; most have none.
+
+    Raises MissingInput when there is no file, InvalidFile when it is not an ONNX model.
+    """
+    with _opened(path) as data:
+        names: dict[str, None] = {}
+        for graph in _each(data, _MODEL_GRAPH):
+            for tensor in _each(graph, _GRAPH_INITIALIZER):
+                entries = [dict(_fields(entry)) for entry in _each(tensor, _EXTERNAL)]
+                found = {_text(entry.get(_ENTRY_KEY)): _text(entry.get(_ENTRY_VALUE)) for entry in entries}
+                if "location" in found:
+                    names[found["location"]] = None
+        return tuple(names)
 
 
 def read_tensor(path: files.StrPath) -> tuple[str, np.ndarray]:
@@ -136,6 +152,11 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Field]]:
             raise ValueError(f"field {number} at byte {position} is cut short")
         yield number, data[position : position + size]
         position += size
+
+
+def _each(data: memoryview, number: int) -> Iterator[memoryview]:
+    """The messages in field `number` of the message `data`."""
+    return (_span(value) for found, value in _fields(data) if found == number)
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:

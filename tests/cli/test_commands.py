@@ -56,6 +56,7 @@ def test_inspect(edgeseq_command: Any, made: Any) -> None:
     assert ran.code == 0
     # Keras: LSTM 4 (4 + 3 + 1) 4 = 128, GRU 3 (3 x (3 + 4) + 6) = 81, Dense 8.
     assert "217 Keras parameters" in ran.out
+    assert "one recurrent op holds the whole layer" in ran.out
     assert "(batch, time, 3)" in ran.out
     document = edgeseq_command("inspect", made.onnx, "--json").document("inspect")
     assert document["parameters"] == 217

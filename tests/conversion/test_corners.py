@@ -231,7 +231,7 @@ def test_unequal_directions_are_two_ops_for_tensorrt(tmp_path):
     assert edgeseq.export(model, tmp_path / "cpu.onnx").recurrent[0].strategy == "fused"
     report = edgeseq.export(model, tmp_path / "trt.onnx", target="tensorrt")
     assert report.recurrent[0].strategy == "scan"
-    assert "TensorRT" in report.reasons[report.recurrent[0].name]
+    assert "TensorRT" in report.recurrent[0].reason
 
 
 def test_what_is_patched_for_the_process_is_put_back_by_every_thread():

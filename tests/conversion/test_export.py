@@ -281,7 +281,9 @@ def test_every_recurrent_layer_is_in_the_report(tmp_path):
         ("both", "Bidirectional", "fused", ("GRU",)),
         ("last", "LSTM", "scan", ("Scan",)),
     ]
-    assert "gelu" in report.reasons["last"]
+    assert "gelu" in report.recurrent[1].reason
+    # An application that only has the file can say why too.
+    assert Model(tmp_path / "model.onnx").manifest.recurrent == report.recurrent
     assert report.parameters == model.count_params()
 
 

@@ -177,7 +177,7 @@ def test_a_difference_from_keras_is_never_written(tmp_path, monkeypatch):
     from edgeseq.lowering import fused
 
     # A plausible mistake: ONNX's LSTM has its gates in another order than Keras.
-    monkeypatch.setitem(fused._ONNX_GATES, "lstm", ("input", "forget", "cell", "output"))
+    monkeypatch.setitem(fused.ONNX_GATES, "lstm", ("input", "forget", "cell", "output"))
     with pytest.raises(errors.ParityFailed, match="differs from Keras") as caught:
         edgeseq.export(sequential(L.LSTM(3)), tmp_path / "model.onnx")
     assert not caught.value.parity

@@ -34,6 +34,12 @@ def test_a_manifest_comes_back_as_it_was_written(make_lstm: Callable[..., Any]):
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
+def test_a_layer_without_its_reason_opens():
+    layer = {"name": "lstm", "layer_type": "LSTM", "strategy": "fused", "op_types": ["LSTM"]}
+    (found,) = Manifest.from_json(_document(recurrent=[layer])).recurrent
+    assert found == RecurrentLayer(name="lstm", layer_type="LSTM", strategy="fused", op_types=("LSTM",), reason="")
+
+
 def test_a_model_without_one_has_none(make_lstm: Callable[..., Any]):
     assert load_manifest(make_lstm(manifest=False).path) is None
 
