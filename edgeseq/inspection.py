@@ -16,7 +16,6 @@ from edgeseq.runtime.preprocessing import validate
 
 try:
     import onnx
-    import onnx_ir as ir
     from google.protobuf.message import DecodeError
 except ModuleNotFoundError as error:
     raise MissingExtra(str(error.name), "quantize", "looking into a graph") from error
@@ -145,8 +144,11 @@ def _elements(tensor: onnx.TensorProto) -> int:
 def _size_bytes(tensor: onnx.TensorProto) -> int:
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return int(tensor.ByteSize())
-    # Elements smaller than a byte are packed.
-    return -(-_elements(tensor) * ir.DataType(tensor.data_type).bitwidth // 8)
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    # The length may be left out.
+    return int(
+        entries.get("length") or _elements(tensor) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    )
 
 
 def _specs(values: Any, constants: set[str]) -> tuple[TensorSpec, ...]:

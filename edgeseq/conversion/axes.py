@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from edgeseq.runtime.manifest import StateSpec, TensorSpec
 from edgeseq.runtime.providers import open_session
+
+Array = npt.NDArray[Any]
 
 _LARGE_BYTES = 1024
 
@@ -20,17 +23,18 @@ def output_specs(graph: ir.Model, inputs: Sequence[TensorSpec], states: Sequence
     The graph is run twice, with every free axis of another length each time: a length that follows an input's axis
     both times is that axis, and one that changes otherwise gets a name of its own.
     """
-    session = _open(graph)
+    document, weights = _without_large_weights(graph)
+    session = open_session(document, threads=1)
     state_names = {state.output for state in states}
     arguments = [value for value in graph.graph.outputs if value.name not in state_names]
     free = sorted({axis for spec in inputs for axis in spec.axes if isinstance(axis, str)})
     try:
         runs = [_lengths(free, number, equal=False) for number in (0, 1)]
-        shapes = [_run(session, inputs, states, arguments, lengths) for lengths in runs]
+        shapes = [_run(session, inputs, states, arguments, lengths, weights) for lengths in runs]
     except Exception:  # noqa: BLE001  (onnxruntime's errors share no base; a real one is raised again below)
         # Two sequences that are added or concatenated must be equally long.
         runs = [_lengths(free, number, equal=True) for number in (0, 1)]
-        shapes = [_run(session, inputs, states, arguments, lengths) for lengths in runs]
+        shapes = [_run(session, inputs, states, arguments, lengths, weights) for lengths in runs]
     specs = []
     for index, argument in enumerate(arguments):
         axes: list[str | int] = []
@@ -49,25 +53,16 @@ def output_specs(graph: ir.Model, inputs: Sequence[TensorSpec], states: Sequence
     return tuple(specs)
 
 
-def _open(graph: ir.Model) -> Any:
-    """A session of the graph, which reads the large weights where they are in memory: they may be gigabytes."""
-    large = {
-        name: value
-        for name, value in graph.graph.initializers.items()
-        if value.const_value is not None and value.const_value.nbytes >= _LARGE_BYTES
-    }
-    tensors = {name: value.const_value for name, value in large.items() if value.const_value is not None}
-    try:
-        for name, tensor in tensors.items():
-            large[name].const_value = ir.ExternalTensor(
-                "memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
-            )
-        document = ir.to_proto(graph).SerializeToString()
-    finally:
-        for name, tensor in tensors.items():
-            large[name].const_value = tensor
-    weights = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in tensors.items()}
-    return open_session(document, threads=1, weights=weights)
+def _without_large_weights(graph: ir.Model) -> tuple[bytes, dict[str, Array]]:
+    """The graph as a document that takes its large weights as inputs, and the weights: onnxruntime copies no input."""
+    copy = graph.clone()
+    weights = {}
+    for name, value in list(copy.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes >= _LARGE_BYTES:
+            weights[name] = value.const_value.numpy()
+            del copy.graph.initializers[name]
+            copy.graph.inputs.append(value)
+    return ir.to_proto(copy).SerializeToString(), weights
 
 
 def _lengths(free: Sequence[str], run: int, *, equal: bool) -> dict[str, int]:
@@ -83,8 +78,9 @@ def _run(
     states: Sequence[StateSpec],
     outputs: Sequence[Any],
     lengths: Mapping[str, int],
+    weights: Mapping[str, Array],
 ) -> list[tuple[int, ...]]:
-    feeds = {}
+    feeds = dict(weights)
     for name, dtype, axes in [(spec.name, spec.dtype, spec.axes) for spec in inputs] + [
         (state.input, state.dtype, state.axes) for state in states
     ]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import keras
@@ -11,11 +12,11 @@ import tensorflow as tf
 from edgeseq.conversion import finish
 from edgeseq.conversion.axes import output_specs
 from edgeseq.conversion.bridge import to_onnx
+from edgeseq.conversion.markers import Trace
 from edgeseq.conversion.place import Placed, place_markers
 from edgeseq.conversion.signature import Signature
-from edgeseq.conversion.markers import Trace
 from edgeseq.conversion.trace import trace_model
-from edgeseq.errors import Refused
+from edgeseq.errors import Refused, UnsupportedOp
 from edgeseq.runtime.manifest import TensorSpec
 
 
@@ -33,6 +34,8 @@ class Converted:
     """Outputs, states left out, in the order of the model's flat outputs."""
     loops: int
     """Number of Loop nodes."""
+    user_loops: tuple[str, ...]
+    """TensorFlow's names of the while-loops in the model's own code."""
     notes: tuple[str, ...]
     """What the user should know."""
 
@@ -48,6 +51,7 @@ def convert(
     names = [f"output:{index}" for index in range(len(trace.function.outputs))]
     graph = to_onnx(trace.function, [spec.name for spec in signature.inputs], names, opset=opset)
     finish.name_axes(graph.graph.inputs, {spec.name: spec.axes for spec in signature.inputs})
+    user_loops = tuple(str(node.name) for node in graph.graph.all_nodes() if node.op_type == "Loop")
     placed = place_markers(graph, trace, lowering_name=lowering, target=target)
     finish.clean(graph)
     finish.canonical(graph)
@@ -58,6 +62,7 @@ def convert(
     try:
         outputs = output_specs(graph, inputs, placed.states)
     except Exception as error:
+        _refuse_missing_kernel(error)
         if not placed.states:
             raise
         # Weights for each time step of the model's own length do not fit another.
@@ -71,8 +76,19 @@ def convert(
         inputs=inputs,
         outputs=outputs,
         loops=finish.count_loops(graph),
+        user_loops=user_loops,
         notes=notes,
     )
+
+
+def _refuse_missing_kernel(error: Exception) -> None:
+    """Valid ONNX that onnxruntime still cannot run, such as a convolution in double precision."""
+    missing = re.search(r"Could not find an implementation for (\w+)", str(error))
+    if missing:
+        raise UnsupportedOp(
+            [missing[1]],
+            "onnxruntime's CPU provider has no kernel for it with these types; float32 is the type that has them all",
+        ) from error
 
 
 def _trace(

@@ -24,6 +24,9 @@ from edgeseq.runtime.manifest import Manifest, MaskSpec, Structure, TensorSpec, 
 TOLERANCE = 1e-5
 """For float32 on the CPU: what other orders of summation and other polynomials for tanh and sigmoid differ by."""
 
+DOUBLE_TOLERANCE = 1e-12
+"""The same for float64, whose numbers have nine more digits; two are left for longer sums."""
+
 # One step's work is too small to share between threads; rows of a batch are not. `edgeseq bench --batch N --threads M`
 # measures it on any machine.
 THREADS = (ThreadAdvice(batch=1, threads=1), ThreadAdvice(batch=8, threads=0))
@@ -52,7 +55,7 @@ def describe(
         recurrent=converted.placed.recurrent,
         preprocessing=preprocessing,
         parameters=model.count_params(),
-        tolerance=TOLERANCE,
+        tolerance=DOUBLE_TOLERANCE if all(spec.dtype == "float64" for spec in outputs) else TOLERANCE,
         threads=THREADS if converted.placed.recurrent else (),
         versions=_versions(),
         model_hash=_model_hash(model),

@@ -21,8 +21,10 @@ from edgeseq.conversion import streaming as streams
 from edgeseq.conversion.convert import Converted, convert
 from edgeseq.conversion.describe import describe
 from edgeseq.conversion.load import load_model
+from edgeseq.conversion.names import layer_of_scope
 from edgeseq.conversion.outside import data_file
-from edgeseq.conversion.reference import Answers, Trial, kept_states, keras_answers
+from edgeseq.conversion.precision import in_float32, mixed_policy
+from edgeseq.conversion.reference import Answers, Trial, keras_answers, kept_states, mixed_distance
 from edgeseq.conversion.report import ExportReport
 from edgeseq.conversion.signature import Signature, read_signature
 from edgeseq.conversion.verify import final_states, verify
@@ -66,7 +68,7 @@ def export(
     target_path = _check_arguments(output, target, lowering, overwrite)
     model = load_model(model_or_path)
     preprocessing = _preprocessing(preprocessing, model_or_path)
-    _refuse_other_precisions(model)
+    policy = mixed_policy(model)
     if isinstance(samples, str | os.PathLike):
         samples = read_inputs(samples, "samples")
     signature = read_signature(model, samples)
@@ -76,29 +78,32 @@ def export(
         streams.refuse_what_cannot_stream(model)
 
     started = time.perf_counter()
-    converted = convert(signature, opset=opset, target=target, streaming=stateful, lowering=lowering, allow_loop=allow_loop)
+    with in_float32(model):
+        converted = convert(
+            signature, opset=opset, target=target, streaming=stateful, lowering=lowering, allow_loop=allow_loop
+        )
     graph, placed = converted.graph, converted.placed
     if streaming and not placed.states:
         raise Refused("there is nothing to stream: the model has no recurrent layer that carries a state")
     if converted.loops and not allow_loop:
-        raise LoopRefused(
-            f"the graph would hold {converted.loops} ONNX Loop: a while-loop of the model's own code. Most "
-            "accelerators refuse it, and it is slow. Rewrite it with keras.layers, or allow it (--allow-loop, "
-            "allow_loop=True)"
-        )
+        raise _loop_refused(model, converted)
     conversion = time.perf_counter() - started
 
     started = time.perf_counter()
-    with kept_states(model):
+    with kept_states(model), in_float32(model):
         answers = _ask(model, signature, given, converted.outputs, stateful)
+    # Answers over several calls in a row do not fit into one.
+    single = answers.trials[:1] if stateful else answers.trials
+    distance = None if policy is None else mixed_distance(model, signature, single)
     asked = time.perf_counter() - started
 
     started = time.perf_counter()
     outputs = _name_outputs(converted, answers)
-    manifest = describe(model, signature, converted, outputs, answers.output_structure, preprocessing)
-    graph.metadata_props[METADATA_KEY] = manifest.to_json()
     with data_file(target_path) as data, files.whole_file(target_path, overwrite=overwrite) as temporary:
+        # Before anything else looks at the weights, so that gigabytes are not in memory once more.
         data.move_out(graph)
+        manifest = describe(model, signature, converted, outputs, answers.output_structure, preprocessing)
+        graph.metadata_props[METADATA_KEY] = manifest.to_json()
         temporary.write_bytes(ir.to_proto(graph).SerializeToString(deterministic=True))
         finish.check(temporary)
         size_bytes = temporary.stat().st_size
@@ -122,9 +127,29 @@ def export(
         loops=converted.loops,
         states=tuple(state.input for state in placed.states),
         parity=parity,
-        notes=(*signature.notes, *converted.notes, *answers.refused),
+        mixed_precision_distance=distance,
+        notes=(*_precision_notes(policy, distance), *signature.notes, *converted.notes, *answers.refused),
         conversion_seconds=conversion,
         verification_seconds=verification,
+    )
+
+
+def _precision_notes(policy: str | None, distance: float | None) -> tuple[str, ...]:
+    if policy is None:
+        return ()
+    return (f"computed in float32: the model's own {policy} differs from it by {distance:.1e} of the outputs' range",)
+
+
+def _loop_refused(model: Any, converted: Converted) -> LoopRefused:
+    names = [layer.name for layer in model._flatten_layers(include_self=False)]
+    # Equal names of two scopes are one layer; the order is the graph's.
+    layers = dict.fromkeys(layer_of_scope(scope, names) or scope for scope in converted.user_loops)
+    where = ", ".join(f"'{layer}'" for layer in layers)
+    return LoopRefused(
+        f"layer {where} runs a while-loop of its own, which becomes an ONNX Loop ({converted.loops} in all). Most "
+        "accelerators refuse it, and it is slow. Rewrite it with keras.layers, or allow it (--allow-loop, "
+        "allow_loop=True)",
+        next(iter(layers), None),
     )
 
 
@@ -154,16 +179,6 @@ def _check_arguments(output: files.StrPath, target: str, lowering: str, overwrit
         raise WrongUsage(f"output must end in .onnx, got {path.name}")
     check_golden(path, overwrite=overwrite)
     return path
-
-
-def _refuse_other_precisions(model: Any) -> None:
-    """Half and double precision: onnxruntime lacks ops for them on the CPU, or rounds in other places."""
-    for layer in model._flatten_layers():
-        if layer.compute_dtype in ("float16", "bfloat16", "float64"):
-            raise UnsupportedLayer(
-                layer.name,
-                f"it computes in {layer.compute_dtype}; only float32 is exported. Load the model with dtype='float32'",
-            )
 
 
 def _preprocessing(given: Mapping[str, Any] | None, model_or_path: Any) -> Mapping[str, Any] | None:

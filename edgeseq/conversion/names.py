@@ -24,3 +24,16 @@ def unique_names(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
         used.add(candidate)
         result.append(candidate)
     return result
+
+
+def layer_of_scope(scope: str, layers: Iterable[str]) -> str | None:
+    """Which of the `layers` TensorFlow's name for an op belongs to: the innermost; None when there is none.
+
+    TensorFlow numbers a scope that it enters again: ``encoder_1/block/while`` lies in ``encoder`` and in ``block``.
+    """
+    names = {plain_name(name): name for name in layers}
+    for part in reversed(scope.split("/")[:-1]):
+        found = names.get(part) or names.get(re.sub(r"_\d+$", "", part))
+        if found is not None:
+            return found
+    return None

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgeseq import lowering
 from edgeseq.conversion import finish
 from edgeseq.conversion.bridge import MARKER_DOMAIN, MARKER_OP
-from edgeseq.conversion.names import plain_name
+from edgeseq.conversion.names import layer_of_scope, plain_name
 from edgeseq.conversion.markers import RecurrentMarker, Trace
 from edgeseq.lowering.builder import Builder
 from edgeseq.lowering.strategy import Signals
@@ -58,10 +58,25 @@ def place_markers(model: ir.Model, trace: Trace, *, lowering_name: str = "auto",
             )
             before = layers.get(marker.layer_id)
             layers[marker.layer_id] = layer if before is None else _together(before, layer)
-    for layer_id, layer in trace.loops.items():
+    for layer_id, layer in _left_to_keras(model, trace).items():
         layers[layer_id] = _together(layers[layer_id], layer) if layer_id in layers else layer
     model.opset_imports.pop(MARKER_DOMAIN, None)
     return Placed(recurrent=tuple(layers.values()), states=tuple(states))
+
+
+def _left_to_keras(model: ir.Model, trace: Trace) -> dict[int, RecurrentLayer]:
+    """What became of the layers that no marker was left for: the converter knows some of Keras's loops by itself."""
+    names = [layer.name for layer in trace.loops.values()]
+    # Nodes of our own say which layer they are of; the converter's recurrent ops have names that do not tell.
+    theirs = [node for node in model.graph.all_nodes() if "layer" not in node.metadata_props]
+    looped = {layer_of_scope(str(node.name), names) for node in theirs if node.op_type == "Loop"}
+    native = tuple(node.op_type for node in theirs if node.op_type in ("LSTM", "GRU", "RNN"))
+    layers = {}
+    for layer_id, layer in trace.loops.items():
+        if layer.name not in looped:
+            layer = dataclasses.replace(layer, strategy="fused" if native else "unrolled", op_types=native)
+        layers[layer_id] = layer
+    return layers
 
 
 def _markers(model: ir.Model) -> Iterator[tuple[ir.Graph, ir.Node]]:

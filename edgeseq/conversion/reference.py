@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseq.conversion.load import load_model
+from edgeseq.conversion.precision import in_float32
 from edgeseq.conversion.signature import Input, Signature, to_structure
 from edgeseq.errors import InputMismatch
 from edgeseq.runtime.manifest import Structure
@@ -48,11 +49,14 @@ class Answers:
 
 
 def open_keras(model_or_path: Any) -> Callable[[Any], Any]:
-    """A function from what the model takes to what it returns, as numpy arrays; always from the initial state."""
+    """A function from what the model takes to what it returns, as numpy arrays; always from the initial state.
+
+    A model in mixed precision is asked in float32, which is what its export computes.
+    """
     model = load_model(model_or_path)
 
     def ask(inputs: Any) -> Any:
-        with kept_states(model):
+        with kept_states(model), in_float32(model):
             reset_states(model)
             try:
                 outputs = model(keras.tree.map_structure(np.asarray, inputs), training=False)
@@ -139,6 +143,22 @@ def keras_answers(model: Any, signature: Signature, given: Sequence[Array] | Non
         assert error is not None
         raise error
     return Answers(trials=tuple(trials), output_names=names, output_structure=nest, refused=tuple(refused))
+
+
+def mixed_distance(model: Any, signature: Signature, trials: Sequence[Trial]) -> float:
+    """How far the model in its own, mixed precision is from its answers in float32, as a part of their range.
+
+    The largest |mixed - float32| / max(1, max |float32|) over all outputs of all trials.
+    """
+    worst = 0.0
+    with kept_states(model):
+        for trial in trials:
+            reset_states(model)
+            mixed = keras.tree.flatten(signature.call(*[trial.inputs[spec.name] for spec in signature.inputs]))
+            for answer, exact in zip(mixed, trial.outputs.values(), strict=True):
+                difference = np.abs(keras.ops.convert_to_numpy(keras.ops.cast(answer, "float32")) - exact)
+                worst = max(worst, float(difference.max(initial=0)) / max(1.0, float(np.abs(exact).max(initial=0))))
+    return worst
 
 
 def make_input(spec: Input, sizes: Sizes, random: np.random.Generator, *, empty_rows: bool = True) -> Array:

@@ -32,6 +32,9 @@ class ExportReport:
     """Input names of the states that the caller carries."""
     parity: Parity
     """Against Keras, over batches, lengths, masks and, for a streaming file, ways to cut the sequence."""
+    mixed_precision_distance: float | None
+    """For a model with a mixed policy, which is exported in float32: how far its own answers are from those, as
+    max |mixed - float32| / max(1, max |float32|); None for any other."""
     notes: tuple[str, ...]
     """What the user should know, such as sizes at which Keras itself fails."""
     conversion_seconds: float

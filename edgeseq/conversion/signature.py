@@ -15,6 +15,9 @@ from edgeseq.errors import UnsupportedLayer, WrongUsage
 from edgeseq.runtime.manifest import Structure
 
 
+_VOCABULARY_LAYERS = (keras.layers.TextVectorization, keras.layers.StringLookup, keras.layers.IntegerLookup)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Input:
     """One tensor that the model takes."""
@@ -69,6 +72,13 @@ def read_signature(model: Any, samples: Any = None) -> Signature:
 
     Raises WrongUsage when a model's inputs are unknown, UnsupportedLayer for inputs that ONNX has no tensor for.
     """
+    for layer in model._flatten_layers():
+        if isinstance(layer, _VOCABULARY_LAYERS):
+            raise UnsupportedLayer(
+                layer.name,
+                f"a {type(layer).__name__} looks words up in a table, which ONNX has no exact equal of. Take it out of "
+                "the model, and give its vocabulary to export as `preprocessing`: the runtime applies that to raw data",
+            )
     functional = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
     if isinstance(functional, keras.Model) and getattr(functional, "_inputs_struct", None) is not None:
         return _from_functional(model, functional)
@@ -136,10 +146,11 @@ def _from_samples(model: Any, samples: Any) -> Signature:
     arrays = keras.tree.map_structure(np.asarray, samples)
     flat = keras.tree.flatten_with_path(arrays)
     names = unique_names(_dict_key_or(path, f"input_{index}") for index, (path, _) in enumerate(flat))
+    real = "float64" if model.compute_dtype == "float64" else "float32"
     inputs = tuple(
         Input(
             name=name,
-            dtype="float32" if array.dtype.kind == "f" else "int32" if array.dtype.kind in "iu" else array.dtype.name,
+            dtype=real if array.dtype.kind == "f" else "int32" if array.dtype.kind in "iu" else array.dtype.name,
             axes=("batch", *array.shape[1:]),
         )
         for name, (_, array) in zip(names, flat, strict=True)

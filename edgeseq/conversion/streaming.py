@@ -24,7 +24,7 @@ _FREE_LENGTH = 5
 _STEPWISE_NAMES = """
     InputLayer Dense Embedding Activation ReLU LeakyReLU ELU Softmax Dropout SpatialDropout1D GaussianNoise
     GaussianDropout AlphaDropout LayerNormalization BatchNormalization Normalization Rescaling Identity Add Subtract
-    Multiply Average Maximum Minimum Concatenate TimeDistributed RNN SimpleRNN LSTM GRU SimpleRNNCell LSTMCell GRUCell
+    Multiply Average Maximum Minimum Concatenate TimeDistributed RNN SimpleRNN LSTM GRU
     ConvLSTM1D ConvLSTM2D ConvLSTM3D Masking
 """
 _STEPWISE = frozenset(getattr(keras.layers, name) for name in _STEPWISE_NAMES.split())
@@ -48,6 +48,13 @@ def has_state(model: Any) -> bool:
 def refuse_what_cannot_stream(model: Any) -> None:
     """Raise UnsupportedLayer for the first layer that needs more of the sequence than the chunk at hand."""
     below_time: set[int] = set()
+    # What a cell is made of sees one time step at a time, whatever it is.
+    in_cells = {
+        id(part)
+        for layer in _layers(model)
+        if isinstance(layer, keras.layers.RNN) and isinstance(layer.cell, keras.layers.Layer)
+        for part in layer.cell._flatten_layers()
+    }
     mixed = has_state(model)
     for layer in _layers(model):
         if mixed and isinstance(layer, keras.layers.RNN) and not layer.stateful:
@@ -64,7 +71,7 @@ def refuse_what_cannot_stream(model: Any) -> None:
                 if not isinstance(operation, keras.layers.Layer) and type(operation).__name__ not in _ELEMENTWISE:
                     _refuse(operation)
             continue
-        if id(layer) in below_time or type(layer).__name__ == "ConvLSTMCell":
+        if id(layer) in below_time or id(layer) in in_cells:
             continue
         if type(layer) not in _STEPWISE or (isinstance(layer, _WITH_AXIS) and not _on_last_axis(layer)):
             _refuse(layer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 
 from edgeseq.lowering.builder import Builder
@@ -52,8 +53,21 @@ def _relu6(b: Builder, x: ir.Value) -> ir.Value:
     return b.op("Clip", x, b.constant(0.0), b.constant(6.0))
 
 
-def _hard_sigmoid(b: Builder, x: ir.Value) -> ir.Value:
-    return b.op("HardSigmoid", x, alpha=1 / 6, beta=0.5)
+def _hard_sigmoid(b: Builder, x: ir.Value, alpha: float = 1 / 6, beta: float = 0.5) -> ir.Value:
+    if b.dtype == np.float64:
+        # Attributes are float32, whatever the tensors are.
+        line = b.op("Add", b.op("Mul", x, b.constant(alpha)), b.constant(beta))
+        return b.op("Clip", line, b.constant(0.0), b.constant(1.0))
+    return b.op("HardSigmoid", x, alpha=alpha, beta=beta)
+
+
+def _selu(b: Builder, x: ir.Value) -> ir.Value:
+    if b.dtype == np.float64:
+        scale, alpha = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+        below = b.op("Mul", b.op("Sub", b.op("Exp", x), b.constant(1.0)), b.constant(alpha))
+        both = b.op("Add", b.op("Relu", x), b.op("Min", below, b.constant(0.0)))
+        return b.op("Mul", both, b.constant(scale))
+    return b.op("Selu", x)
 
 
 # Keras name -> nodes. Each is the formula of keras.activations in that function's own terms.
@@ -64,7 +78,7 @@ _NODES: dict[str, Callable[[Builder, ir.Value], ir.Value]] = {
     "linear": lambda _, x: x,
     "hard_sigmoid": _hard_sigmoid,
     "elu": lambda b, x: b.op("Elu", x, alpha=1.0),
-    "selu": lambda b, x: b.op("Selu", x),
+    "selu": _selu,
     "leaky_relu": lambda b, x: b.op("LeakyRelu", x, alpha=0.2),
     "softsign": lambda b, x: b.op("Softsign", x),
     "softplus": lambda b, x: b.op("Softplus", x),
@@ -124,7 +138,7 @@ def apply(b: Builder, activation: Activation, x: ir.Value) -> ir.Value:
             return b.op("Add", b.op("Mul", x, b.constant(alpha)), b.constant(beta))
         if activation.name == "scaled_tanh":
             return b.op("Mul", b.op("Tanh", b.op("Mul", x, b.constant(beta))), b.constant(alpha))
-        return b.op("HardSigmoid", x, alpha=alpha, beta=beta)
+        return _hard_sigmoid(b, x, alpha, beta)
     if activation.name == "thresholded_relu":
         return _thresholded_relu(b, x, alpha)
     return b.op({"elu": "Elu", "leaky_relu": "LeakyRelu"}[activation.name], x, alpha=alpha)

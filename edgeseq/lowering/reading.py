@@ -49,7 +49,7 @@ _WITH_PARAMETERS: dict[str, tuple[str, float | None, float | None]] = {
 }
 
 # Attributes are float32; what they hold of Keras's own parameters is read as Keras's function.
-_KERAS_OWN = {
+_KERAS_OWN: dict[tuple[str, float | None, float | None], str] = {
     ("affine", 1.0, 0.0): "linear",
     ("hard_sigmoid", float(np.float32(1 / 6)), 0.5): "hard_sigmoid",
     ("leaky_relu", float(np.float32(0.2)), None): "leaky_relu",
@@ -149,7 +149,13 @@ def _attributes(node: ir.Node, kind: Kind) -> dict[str, Any]:
             raise UnsupportedLayer(
                 name, f"attribute '{key}' is set by the caller of a function; inline functions first"
             )
-        found[key] = attribute.value
+        # Floats in a file are float32, and those of a node that has not been in one may be wider yet.
+        if attribute.type == ir.AttributeType.FLOAT:
+            found[key] = float(np.float32(attribute.value))
+        elif attribute.type == ir.AttributeType.FLOATS:
+            found[key] = [float(np.float32(value)) for value in attribute.value]
+        else:
+            found[key] = attribute.value
     if found.get("input_forget"):
         raise UnsupportedLayer(name, "input_forget=1 couples the input and forget gates, and edgeseq has no such cell")
     if found.get("layout", 0) not in (0, 1):
@@ -210,6 +216,7 @@ def _functions(name: str, kind: Kind, attributes: dict[str, Any], count: int) ->
         beta = betas.pop(0) if function in fused.TAKES_BETA and betas else None
         found.append(_activation(name, function, alpha, beta))
     for key, left in (("alpha", alphas), ("beta", betas)):
+        # Some exporters give every function an entry, and zeros to those that take none.
         if any(left):
             reason = f"activation_{key} has {len(left)} more values than the functions {names} take"
             raise UnsupportedLayer(name, f"{reason}, so whose they are is open")
@@ -234,7 +241,7 @@ def _activation(name: str, function: str, alpha: float | None, beta: float | Non
         if value is None and function in takers:
             reason = f"activation '{function}' has no activation_{key}, and ONNX and onnxruntime differ on the default"
             raise UnsupportedLayer(name, reason)
-    keras = _KERAS_OWN.get((ours, alpha or 0.0, beta))
+    keras = _KERAS_OWN.get((ours, alpha, beta))
     return Activation(name=keras) if keras else Activation(name=ours, alpha=alpha, beta=beta)
 
 

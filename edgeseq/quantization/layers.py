@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from onnx import numpy_helper
 from edgeseq.errors import InvalidFile, Refused, WrongUsage
 from edgeseq.files import StrPath, check_input
 from edgeseq.quantization.rewriting import subgraphs
+from edgeseq.runtime import wire
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 WITH_BODY = ("Scan", "Loop", "If")
@@ -75,16 +77,17 @@ def load_model(path: StrPath) -> onnx.ModelProto:
     """
     source = check_input(path, "ONNX file")
     try:
-        model = onnx.load(source)
+        model = onnx.load(source, load_external_data=False)
+        size_bytes = source.stat().st_size + sum(map(_outside_bytes, model.graph.initializer))
+        if size_bytes >= LARGEST_BYTES:
+            raise Refused(f"{source} holds {size_bytes / 1e9:.1f} GB; files up to 2 GB can be quantized")
+        onnx.external_data_helper.load_external_data_for_model(model, str(source.parent))
         # By its path, because only that way the checker takes models above protobuf's 2 GB.
         onnx.checker.check_model(str(source))
     except DecodeError as error:
         raise InvalidFile(source, "it is not an ONNX file") from error
     except (onnx.checker.ValidationError, OSError) as error:
         raise InvalidFile(source, f"it is not a valid ONNX file ({_first_line(error)})") from error
-    size_bytes = model.ByteSize()
-    if size_bytes >= LARGEST_BYTES:
-        raise Refused(f"{source} holds {size_bytes / 1e9:.1f} GB; files up to 2 GB can be quantized")
     _constants_to_initializers(model.graph)
     _name_nodes(model.graph)
     return model
@@ -92,8 +95,13 @@ def load_model(path: StrPath) -> onnx.ModelProto:
 
 def has_external_data(path: StrPath) -> bool:
     """Whether weights of the file lie in other files beside it."""
-    graph = onnx.load(path, load_external_data=False).graph
-    return any(onnx.external_data_helper.uses_external_data(tensor) for tensor in graph.initializer)
+    return bool(wire.read_data_files(path))
+
+
+def _outside_bytes(tensor: onnx.TensorProto) -> int:
+    if not onnx.external_data_helper.uses_external_data(tensor):
+        return 0
+    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def refuse_quantized(model: onnx.ModelProto, path: StrPath) -> None:

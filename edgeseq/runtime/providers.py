@@ -39,13 +39,11 @@ def open_session(
     provider: str = "cpu",
     threads: int | None = None,
     provider_options: Mapping[str, Any] | None = None,
-    weights: Mapping[str, np.ndarray] | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` of `source`, an ONNX file or its bytes, on `provider` first.
 
     `threads` are those within one op; None and 0 mean all cores (one thread a physical core). Ops run one after the
-    other. `provider_options` go to the provider as they are; the CPU's takes none. `weights` are the values, by name,
-    of constants that the model says lie in another file; they are read where they are, not copied.
+    other. `provider_options` go to the provider as they are; the CPU's takes none.
 
     Raises WrongUsage for an unknown provider or bad `threads` or `provider_options`, ProviderUnavailable when the
     provider is not compiled in or cannot start, MissingExtra when there is no onnxruntime, MissingInput when there is
@@ -62,9 +60,6 @@ def open_session(
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     # Only what is fatal: every error is raised as well, with the same words.
     options.log_severity_level = 4
-    if weights:
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
-        options.add_external_initializers(list(weights), values)
     if full_name in (SHORT_NAMES["cuda"], SHORT_NAMES["tensorrt"]):
         # Finds the libraries that the gpu extra installs inside Python's own folders. It prints what it does not find.
         with contextlib.redirect_stdout(sys.stderr):

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import edgeseq
 from edgeseq.bench.sample import Settings
 from edgeseq.bench.stats import Interval, Ratio
-from edgeseq.errors import InputMismatch, InvalidFile, MissingInput, OutputExists, WrongUsage
+from edgeseq.errors import InputMismatch, InvalidFile, MissingInput, OutputExists, Refused, WrongUsage
 from edgeseq.quantization import measure
 from edgeseq.quantization.layers import find_layers, load_model
 from edgeseq.quantization.measure import SampledTrial, run_all
@@ -448,6 +448,20 @@ class TestRefusals:
         onnx.save(make_classifier(), tmp_path / "big.onnx", save_as_external_data=True, location="w", size_threshold=9)
         (tmp_path / "w").unlink()
         assert "big.onnx" in refused(InvalidFile, tmp_path / "big.onnx")
+
+    def test_more_than_2_gb_beside_the_file(self, refused: Callable[..., str], tmp_path: Path) -> None:
+        size_bytes = 550_000_000 * 4
+        with (tmp_path / "w").open("wb") as file:
+            file.truncate(size_bytes)  # takes no room on the disk
+        tensor = TensorProto(name="W", data_type=TensorProto.FLOAT, dims=[550_000, 1000])
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="w")
+        x = helper.make_tensor_value_info("x", TensorProto.INT64, ["batch", "time"])
+        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+        graph = helper.make_graph([helper.make_node("Gather", ["W", "x"], ["y"])], "g", [x], [y], [tensor])
+        model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
+        onnx.save(model, tmp_path / "big.onnx")
+        assert "holds 2.2 GB; files up to 2 GB can be quantized" in refused(Refused, tmp_path / "big.onnx")
 
     def test_an_output_that_exists_is_found_before_the_work(
         self, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,55 @@
+"""Models that compute in another precision than float32, and how each is exported."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from edgeseq.conversion.lock import LOCK
+from edgeseq.errors import UnsupportedLayer
+
+_HALVES = ("float16", "bfloat16")
+
+
+def mixed_policy(model: Any) -> str | None:
+    """The policy of the first layer that computes in half precision on float32 weights; None when there is none.
+
+    Raises UnsupportedLayer for a layer whose weights themselves are in half precision.
+    """
+    found = None
+    for layer in model._flatten_layers(include_self=False):
+        if layer.variable_dtype in _HALVES:
+            raise UnsupportedLayer(
+                layer.name,
+                f"its weights are {layer.variable_dtype}, and no float32 model says what they should compute. Train "
+                f"with the policy 'mixed_{layer.variable_dtype}', or rebuild the model with dtype='float32' and copy "
+                "the weights",
+            )
+        if layer.compute_dtype in _HALVES and found is None:
+            found = str(layer.dtype_policy.name)
+    return found
+
+
+@contextlib.contextmanager
+def in_float32(model: Any) -> Iterator[None]:
+    """Let every layer with a mixed policy compute in float32 meanwhile.
+
+    Half precision rounds in other places on every machine: the float32 model is what the weights were trained as.
+    """
+    layers = [layer for layer in model._flatten_layers() if layer.compute_dtype in _HALVES]
+    if not layers:
+        yield
+        return
+    # Another thread must not put the policies back while this one relies on them.
+    with LOCK:
+        before = [layer._dtype_policy for layer in layers]
+        try:
+            for layer in layers:
+                layer._dtype_policy = keras.DTypePolicy("float32")
+            yield
+        finally:
+            for layer, policy in zip(layers, before, strict=True):
+                layer._dtype_policy = policy
