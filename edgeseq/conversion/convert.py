@@ -26,6 +26,8 @@ class Converted:
 
     graph: ir.Model
     """The graph, without a manifest."""
+    signature: Signature
+    """With the axes that are free in the graph."""
     placed: Placed
     """How its recurrent layers were lowered, and its states."""
     inputs: tuple[TensorSpec, ...]
@@ -72,6 +74,7 @@ def convert(
         ) from error
     return Converted(
         graph=graph,
+        signature=signature,
         placed=placed,
         inputs=inputs,
         outputs=outputs,
@@ -97,7 +100,8 @@ def _trace(
     """The traced model, the signature with the axes that are really free, and why they are not more."""
     # A file that carries states takes any batch and chunk, though a stateful Keras model fixes both. Where something
     # after the recurrent layers needs the fixed length, tracing says so, and the model's own lengths are kept.
-    candidates = [signature.with_free_time(), signature] if streaming else [signature]
+    candidates = [signature.with_free_time()] if streaming else []
+    candidates += [signature] if signature.fixed is None else [signature, signature.fixed]
     notes: tuple[str, ...] = ()
     for candidate in candidates:
         inputs = [
@@ -118,7 +122,7 @@ def _trace(
             if candidate is candidates[-1]:
                 raise
             reason = str(error).strip().splitlines()[0]
-            notes = (f"batch and time are fixed as in the model, which does not work with free ones: {reason}",)
+            notes = (f"the model cannot be traced with free lengths, so they are fixed: {reason}",)
         else:
             return trace, candidate, notes
     raise AssertionError("one candidate either returns or raises")

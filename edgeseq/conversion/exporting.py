@@ -82,6 +82,9 @@ def export(
         converted = convert(
             signature, opset=opset, target=target, streaming=stateful, lowering=lowering, allow_loop=allow_loop
         )
+    if not stateful:
+        # Keras is asked about a stateful model in calls of the model's own sizes; any other, about all free ones.
+        signature = converted.signature
     graph, placed = converted.graph, converted.placed
     if streaming and not placed.states:
         raise Refused("there is nothing to stream: the model has no recurrent layer that carries a state")

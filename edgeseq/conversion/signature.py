@@ -55,6 +55,8 @@ class Signature:
     """Takes flat tensors, returns the model's nested result."""
     notes: tuple[str, ...] = ()
     """What the user should know."""
+    fixed: Signature | None = None
+    """The same with more lengths fixed, for a model that cannot be traced with free ones."""
 
     def with_free_time(self) -> Signature:
         """The same signature with batch free, and time in every input that is a sequence: of vectors, or of ids."""
@@ -142,7 +144,7 @@ def _from_functional(model: Any, functional: Any) -> Signature:
 
 
 def _from_samples(model: Any, samples: Any) -> Signature:
-    """A subclassed model: the batch axis is free, everything else as in the samples."""
+    """A subclassed model: the batch is free, and time where Keras takes another length than that of the samples."""
     arrays = keras.tree.map_structure(np.asarray, samples)
     flat = keras.tree.flatten_with_path(arrays)
     names = unique_names(_dict_key_or(path, f"input_{index}") for index, (path, _) in enumerate(flat))
@@ -159,13 +161,35 @@ def _from_samples(model: Any, samples: Any) -> Signature:
     def call(*tensors: Any) -> Any:
         return model(keras.tree.pack_sequence_as(arrays, list(tensors)), training=False)
 
-    return Signature(
+    fixed = Signature(
         inputs=inputs,
         input_structure=to_structure(arrays, names),
         output_names=None,
         call=call,
         notes=("the model declares no inputs: all lengths but the batch are fixed as in the samples",),
     )
+    sequences = [_may_be_sequence(array) for _, array in flat]
+    longer = [
+        np.concatenate([array, array[:, -1:]], axis=1) if is_sequence else array
+        for is_sequence, (_, array) in zip(sequences, flat, strict=True)
+    ]
+    try:
+        model(keras.tree.pack_sequence_as(arrays, longer), training=False)
+    except Exception:  # noqa: BLE001  (Keras raises anything; that it raises is the answer)
+        return fixed
+    if not any(sequences):
+        return fixed
+    times = iter(["time", *(f"time_{number}" for number in range(2, len(inputs) + 2))])
+    freed = tuple(
+        dataclasses.replace(spec, axes=("batch", next(times), *spec.axes[2:])) if is_sequence else spec
+        for is_sequence, spec in zip(sequences, inputs, strict=True)
+    )
+    return dataclasses.replace(fixed, inputs=freed, notes=(), fixed=fixed)
+
+
+def _may_be_sequence(array: Any) -> bool:
+    """Vectors or images over time, or ids; four axes are as likely to be one image."""
+    return array.ndim in (3, 5) or (array.ndim == 2 and array.dtype.kind in "iu")
 
 
 def to_structure(nested: Any, names: Sequence[str]) -> Structure:
