@@ -19,9 +19,17 @@ if TYPE_CHECKING:
 
 def export(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL.keras", help="The Keras model: .keras, .h5 or .hdf5.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="MODEL.keras",
+            help="The Keras model: .keras, .h5 or .hdf5 of any Keras, or its .json config.",
+            show_default=False,
+        ),
     ],
     output: Output,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Weights of the model, .h5; a .json needs it.")
+    ] = None,
     opset: Annotated[int, typer.Option("--opset", help="ONNX opset to write.")] = 18,
     target: Annotated[str, typer.Option("--target", help="Where the file will run: cpu, cuda or tensorrt.")] = "cpu",
     streaming: Annotated[
@@ -50,6 +58,8 @@ def export(
 
     # Before TensorFlow is imported, which takes seconds.
     check_input(model, "model file")
+    if weights is not None:
+        check_input(weights, "weights file")
     check_output(output, overwrite=overwrite)
     given = None if samples is None else read_inputs(samples, "samples")
     steps = None if preprocessing is None else read_json(preprocessing)
@@ -60,6 +70,7 @@ def export(
         result = convert(
             model,
             output,
+            weights=weights,
             opset=opset,
             target=target,
             streaming=streaming,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,10 +107,13 @@ def working_tf2onnx() -> Iterator[None]:
 
 def _work_around() -> Iterator[None]:
     missing = [(name, value) for name, value in (("object", object), ("bool", np.bool_)) if name not in vars(np)]
+    rewriters = {name: getattr(tfonnx, name) for name in ("rewrite_layer_normalization", "rewrite_gemm")}
     logger = logging.getLogger(tf2onnx.__name__)
     level = logger.level
     for name, value in missing:
         setattr(np, name, value)
+    for name, original in rewriters.items():
+        setattr(tfonnx, name, _not_in_double(original))
     logger.setLevel(logging.CRITICAL)
     try:
         yield
@@ -118,3 +121,15 @@ def _work_around() -> Iterator[None]:
         logger.setLevel(level)
         for name, _ in missing:
             delattr(np, name)
+        for name, original in rewriters.items():
+            setattr(tfonnx, name, original)
+
+
+def _not_in_double(rewrite: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """These rewriters compute in float32, whatever they are given: the ops that they would replace do not."""
+
+    def guarded(graph: Any, ops: Any) -> Any:
+        double = any(graph.get_dtype(name) == onnx.TensorProto.DOUBLE for op in ops for name in op.output)
+        return ops if double else rewrite(graph, ops)
+
+    return guarded

@@ -20,7 +20,7 @@ from edgeseq.conversion import finish
 from edgeseq.conversion import streaming as streams
 from edgeseq.conversion.convert import Converted, convert
 from edgeseq.conversion.describe import describe
-from edgeseq.conversion.load import load_model
+from edgeseq.conversion.load import load
 from edgeseq.conversion.names import layer_of_scope
 from edgeseq.conversion.outside import data_file
 from edgeseq.conversion.precision import in_float32, mixed_policy
@@ -43,6 +43,7 @@ def export(
     model_or_path: Any,
     output: files.StrPath,
     *,
+    weights: files.StrPath | None = None,
     opset: int = 18,
     target: str = "cpu",
     streaming: bool = False,
@@ -54,9 +55,13 @@ def export(
 ) -> ExportReport:
     """Convert a Keras model to ONNX, verify it against Keras, and write it with its golden samples beside it.
 
-    `model_or_path` is a `keras.Model` or a `.keras` or `.h5` file. `target` (``cpu``, ``cuda``, ``tensorrt``) and
-    `lowering` (``auto``, ``fused``, ``unrolled``, ``scan``) choose how recurrent layers are written. With `streaming`
-    every recurrent state becomes an input and an output, batch first; layers with ``stateful=True`` always do.
+    `model_or_path` is a `keras.Model`, a `.keras` or `.h5` file of any Keras, or a `.json` config; with `weights`, a
+    `.h5` file, its weights come from there (a model object stays as it is). Files of Keras 1 and 2 keep the meaning
+    that they were trained with, and the report's notes say where Keras 3 would have changed it.
+
+    `target` (``cpu``, ``cuda``, ``tensorrt``) and `lowering` (``auto``, ``fused``, ``unrolled``, ``scan``) choose how
+    recurrent layers are written. With `streaming` every recurrent state becomes an input and an output, batch first;
+    layers with ``stateful=True`` always do.
     `samples` is one batch of the model's inputs, (batch, time, ...) each, nested as the model takes them: they are
     checked too, and become the golden samples. `preprocessing` is the document described in
     `edgeseq.runtime.preprocessing`; for a path it defaults to the `.preprocessing.json` beside it.
@@ -66,7 +71,8 @@ def export(
     InvalidFile, WrongUsage. Whatever it raises, nothing is left behind and the model works as before.
     """
     target_path = _check_arguments(output, target, lowering, overwrite)
-    model = load_model(model_or_path)
+    loaded = load(model_or_path, weights)
+    model = loaded.model
     preprocessing = _preprocessing(preprocessing, model_or_path)
     policy = mixed_policy(model)
     if isinstance(samples, str | os.PathLike):
@@ -131,7 +137,13 @@ def export(
         states=tuple(state.input for state in placed.states),
         parity=parity,
         mixed_precision_distance=distance,
-        notes=(*_precision_notes(policy, distance), *signature.notes, *converted.notes, *answers.refused),
+        notes=(
+            *loaded.notes,
+            *_precision_notes(policy, distance),
+            *signature.notes,
+            *converted.notes,
+            *answers.refused,
+        ),
         conversion_seconds=conversion,
         verification_seconds=verification,
     )

@@ -16,6 +16,7 @@ import onnx_ir as ir
 import tensorflow as tf
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 
+from edgeseq.conversion.old_meaning import hard_sigmoid_of_keras_2
 from edgeseq.conversion.pieces import Piece, trace_piece
 from edgeseq.errors import EdgeseqError, LoopRefused, UnsupportedLayer
 from edgeseq.lowering import activations
@@ -250,6 +251,8 @@ def _activation(cell: Any, function: Any, call: Call) -> Activation:
     """One of Keras's own functions by its name; anything else by a trace of it."""
     if function is None:
         return Activation(name="linear")
+    if function is hard_sigmoid_of_keras_2:
+        return Activation(name="hard_sigmoid", alpha=0.2, beta=0.5)
     name = getattr(function, "__name__", type(function).__name__)
     if getattr(keras.activations, name, None) is function and activations.known(Activation(name=name)):
         return Activation(name=name)

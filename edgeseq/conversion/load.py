@@ -1,72 +1,85 @@
-"""Open a Keras model: an object as it is, or a file. A file whose answers Keras 3 would change is refused."""
+"""Open a Keras model: an object as it is, or a file, with the meaning that it was trained with."""
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import keras
 
-from edgeseq.errors import InvalidFile, Refused, WrongUsage
+from edgeseq.conversion.old_file import age_of, load_json, load_old, with_weights
+from edgeseq.errors import InvalidFile, WrongUsage
 from edgeseq.files import check_input
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
-def load_model(model_or_path: Any) -> Any:
-    """A Keras model from an object or from a `.keras`, `.h5` or `.hdf5` file.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Loaded:
+    """A Keras model, ready to be asked."""
 
-    Raises MissingInput, InvalidFile for what is not a Keras model, Refused for files of Keras 1 and 2, and WrongUsage
-    for any other kind of argument.
+    model: Any
+    """The `keras.Model` of the Keras that runs."""
+    notes: tuple[str, ...]
+    """What Keras 3 would have read in another way, and what was done about it; empty for models of Keras 3."""
+
+
+def load_model(model_or_path: Any) -> Any:
+    """The model that `load` finds, without its notes."""
+    return load(model_or_path).model
+
+
+def load(model_or_path: Any, weights: Any = None) -> Loaded:
+    """A Keras model from an object, from a `.keras`, `.h5` or `.hdf5` file of any Keras, or from a `.json` config.
+
+    `weights` is a `.h5` or `.weights.h5` file; a `.json` config needs one. A model object given with one stays as it
+    is: the weights go into a copy.
+
+    Raises MissingInput; InvalidFile for what is not a Keras model or does not fit; UnsupportedLayer and Refused for
+    what Keras 1 or 2 wrote and Keras 3 has no equal of; WrongUsage for any other kind of argument.
     """
+    notes: list[str] = []
     if isinstance(model_or_path, keras.Model):
-        return model_or_path
-    if not isinstance(model_or_path, str | os.PathLike):
-        raise WrongUsage(
-            f"expected a Keras model or a path, got {type(model_or_path).__name__}. Pass a keras.Model, or a "
-            f"{', '.join(_SUFFIXES)} file"
-        )
-    path = check_input(model_or_path, "model file")
+        model = model_or_path
+    else:
+        if not isinstance(model_or_path, str | os.PathLike):
+            raise WrongUsage(
+                f"expected a Keras model or a path, got {type(model_or_path).__name__}. Pass a keras.Model, or a "
+                f"{', '.join(_SUFFIXES)} file"
+            )
+        path = check_input(model_or_path, "model file")
+        if path.suffix == ".json" and path.is_file():
+            if weights is None:
+                raise WrongUsage(f"{path} is a config without weights. Name their file too (weights=, --weights)")
+            model, notes = load_json(path, weights)
+            return Loaded(model=model, notes=tuple(notes))
+        model, notes = _load_file(path)
+    if weights is not None:
+        model, more = with_weights(model, weights)
+        notes = [*notes, *more]
+    return Loaded(model=model, notes=tuple(notes))
+
+
+def _load_file(path: Path) -> tuple[Any, list[str]]:
     if path.suffix not in _SUFFIXES or path.is_dir():
-        raise InvalidFile(path, f"not a Keras model file; expected one ending in {', '.join(_SUFFIXES)}")
+        raise InvalidFile(
+            path, f"not a Keras model file; expected one ending in {', '.join(_SUFFIXES)}, or .json with its weights"
+        )
     if path.suffix == ".keras" and not (zipfile.is_zipfile(path) or h5py.is_hdf5(path)):
         raise InvalidFile(path, "damaged, or not a Keras model: a .keras file is a ZIP archive")
-    _refuse_old_file(path)
+    age = age_of(path)
+    if age is not None and age.old:
+        return load_old(path, age)
     try:
         # Compiling would need the training's losses and metrics, which an export does not.
-        return keras.saving.load_model(path, compile=False)
+        return keras.saving.load_model(path, compile=False), []
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidFile(
             path,
             f"Keras cannot load it ({reason}). If it has custom layers, load it yourself and pass the model object",
         ) from error
-
-
-def _refuse_old_file(path: Path) -> None:
-    version = _written_by(path)
-    if version.split(".")[0] in ("1", "2"):
-        raise Refused(
-            f"{path} was written by Keras {version}. Keras 3 reads such files with another hard_sigmoid, another mask "
-            "and other defaults, so its answers could change without a word. Convert it with the Keras that wrote it: "
-            "rebuild the model in Keras 3, copy the weights, compare the answers, and save it as .keras"
-        )
-
-
-def _written_by(path: Path) -> str:
-    """Version of the Keras that wrote a file; empty where the file does not tell, which Keras 3's own always do."""
-    try:
-        if h5py.is_hdf5(path):
-            with h5py.File(path, "r") as file:
-                version = file.attrs.get("keras_version", b"")
-            return version.decode() if isinstance(version, bytes) else str(version)
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                return str(json.loads(archive.read("metadata.json")).get("keras_version", ""))
-    except (OSError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise InvalidFile(path, f"damaged ({error})") from error
-    return ""

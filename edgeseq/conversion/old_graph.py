@@ -5,7 +5,8 @@ Nested models are replayed in place, which is what Keras 1 and 2 computed, masks
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,8 @@ class OldLayer:
     """In order."""
     config: Config
     """As in the file."""
+    inner: OldModel | None = None
+    """Of a TimeDistributed around a model: that model."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,14 +65,6 @@ class OldModel:
     """Names of the input layers, in the model's order."""
     outputs: Any
     """References, nested as the model's answer is."""
-
-    def leaves(self) -> Iterator[OldLayer]:
-        """Every layer that is not itself a model, those of nested models in their place."""
-        for layer in self.layers:
-            if isinstance(layer.made, OldModel):
-                yield from layer.made.leaves()
-            else:
-                yield layer
 
 
 def read_model(class_name: str, config: Any, age: Age, notes: list[str]) -> OldModel:
@@ -117,12 +112,10 @@ def _sequential(config: Any, age: Age, notes: list[str]) -> OldModel:
             shape = _first_shape(layer, {} if isinstance(config, list) else config)
             layers.append(_input_layer(f"{layer.name}_input", shape, layer.config.get("input_dtype")))
         calls = () if layer.made is None else (Call(inputs=((layers[-1].name, 0, 0),), options={}),)
-        layers.append(_called(layer, calls))
+        layers.append(dataclasses.replace(layer, calls=calls))
     if not layers:
         raise Malformed("the model has no layers")
-    return OldModel(
-        name=name, layers=tuple(layers), inputs=(layers[0].name,), outputs=(layers[-1].name, 0, 0)
-    )
+    return OldModel(name=name, layers=tuple(layers), inputs=(layers[0].name,), outputs=(layers[-1].name, 0, 0))
 
 
 def _first_shape(layer: OldLayer, config: Config) -> Sequence[int | None]:
@@ -153,10 +146,8 @@ def _functional(config: Config, age: Age, notes: list[str]) -> OldModel:
     for entry in config["layers"]:
         layer = _layer(entry, entry.get("name"), age, notes)
         calls = tuple(_call(node, layer.name) for node in entry.get("inbound_nodes", []))
-        layers.append(_called(layer, calls))
-    outputs = keras.tree.map_structure_up_to(
-        _skeleton(config["output_layers"]), _reference, config["output_layers"]
-    )
+        layers.append(dataclasses.replace(layer, calls=calls))
+    outputs = _references(config["output_layers"])
     if isinstance(outputs, list) and len(outputs) == 1:
         outputs = outputs[0]
     inputs = config["input_layers"]
@@ -172,13 +163,13 @@ def _functional(config: Config, age: Age, notes: list[str]) -> OldModel:
     )
 
 
-def _skeleton(nested: Any) -> Any:
-    """The same nesting with None for each reference, which is itself a list."""
+def _references(nested: Any) -> Any:
+    """The same nesting, each reference, which is itself a list, a tuple."""
     if isinstance(nested, Mapping):
-        return {key: _skeleton(value) for key, value in nested.items()}
-    if isinstance(nested, list) and not (nested and isinstance(nested[0], str)):
-        return [_skeleton(value) for value in nested]
-    return None
+        return {key: _references(value) for key, value in nested.items()}
+    if isinstance(nested, list) and nested and not isinstance(nested[0], str):
+        return [_references(value) for value in nested]
+    return _reference(nested)
 
 
 def _layer(entry: Config, name: Any, age: Age, notes: list[str]) -> OldLayer:
@@ -186,6 +177,7 @@ def _layer(entry: Config, name: Any, age: Age, notes: list[str]) -> OldLayer:
     if isinstance(config, Mapping):
         name = config.get("name", name)
     made: Any
+    inner = None
     if class_name == "InputLayer":
         made = None
     elif class_name in MODELS:
@@ -193,16 +185,10 @@ def _layer(entry: Config, name: Any, age: Age, notes: list[str]) -> OldLayer:
     elif class_name == "TimeDistributed" and config["layer"]["class_name"] in MODELS:
         inner = read_model(config["layer"]["class_name"], config["layer"]["config"], age, notes)
         made = make_layer(class_name, {**config, "layer": to_keras(inner, age, notes)}, age, notes)
-        made.old_layer = inner
     else:
         made = make_layer(class_name, config, age, notes)
-    return OldLayer(
-        name=str(name), class_name=class_name, made=made, calls=(), config=config if isinstance(config, dict) else {}
-    )
-
-
-def _called(layer: OldLayer, calls: tuple[Call, ...]) -> OldLayer:
-    return OldLayer(name=layer.name, class_name=layer.class_name, made=layer.made, calls=calls, config=layer.config)
+    known = config if isinstance(config, dict) else {}
+    return OldLayer(name=str(name), class_name=class_name, made=made, calls=(), config=known, inner=inner)
 
 
 def _call(node: Any, name: str) -> Call:
@@ -258,25 +244,25 @@ def _replay(model: OldModel, inputs: Sequence[Any], age: Age, notes: list[str], 
         if len(later) == len(waiting):
             raise Malformed(f"the inputs of layer '{waiting[0][0].name}' come from nowhere")
         waiting = later
-    outputs = [find(reference) for reference in _flat(model.outputs)]
-    if any(tensor is None for tensor in outputs):
-        raise Malformed("an output of the model comes from nowhere")
-    return keras.tree.pack_sequence_as(_skeleton_of_references(model.outputs), outputs)
+    return _nest(model.outputs, find)
+
+
+def _nest(outputs: Any, find: Callable[[Reference], Any]) -> Any:
+    if isinstance(outputs, Mapping):
+        return {key: _nest(value, find) for key, value in outputs.items()}
+    if isinstance(outputs, list):
+        return [_nest(value, find) for value in outputs]
+    tensor = find(outputs)
+    if tensor is None:
+        raise Malformed(f"an output of the model comes from nowhere: {outputs}")
+    return tensor
 
 
 def _flat(outputs: Any) -> list[Reference]:
     if isinstance(outputs, tuple):
-        return [outputs]  # type: ignore[list-item]
-    values = [outputs[key] for key in sorted(outputs)] if isinstance(outputs, Mapping) else outputs
+        return [outputs]
+    values = outputs.values() if isinstance(outputs, Mapping) else outputs
     return [reference for value in values for reference in _flat(value)]
-
-
-def _skeleton_of_references(outputs: Any) -> Any:
-    if isinstance(outputs, tuple):
-        return 0
-    if isinstance(outputs, Mapping):
-        return {key: _skeleton_of_references(value) for key, value in outputs.items()}
-    return [_skeleton_of_references(value) for value in outputs]
 
 
 def _first_calls(model: OldModel) -> dict[str, int]:
@@ -298,7 +284,7 @@ def _rename(layer: Any, model: str, names: set[str]) -> None:
     names.add(name)
 
 
-def _options(name: str, options: Mapping[str, Any], find: Any) -> dict[str, Any]:
+def _options(name: str, options: Mapping[str, Any], find: Callable[[Reference], Any]) -> dict[str, Any]:
     """Masks and initial states as tensors; anything else is refused."""
     kept: dict[str, Any] = {}
     rest = {}

@@ -61,10 +61,10 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
 }
 # Options without an effect on answers.
 _WITHOUT_MEANING = frozenset(
-    """
-    implementation unroll input_length input_dtype batch_input_shape unit_forget_bias seed fused renorm_momentum
-    autocast optional
-    """.split()
+    (
+        *("batch_input_shape", "input_length", "input_dtype", "autocast", "optional"),
+        *("implementation", "unroll", "unit_forget_bias", "seed", "fused", "renorm_momentum"),
+    )
 )
 _OF_TRAINING = ("_initializer", "_regularizer", "_constraint")
 # Activations by the version of Keras that brought them: an older file means a function of its author's by that name.
@@ -94,13 +94,17 @@ def make_layer(class_name: str, config: Config, age: Age, notes: list[str]) -> A
         raise UnsupportedLayer(name, _unknown(class_name, age))
     config = {**config, **_defaults(class_name, config, name, age)}
     made = CLASSES[class_name]
-    known = set(inspect.signature(made.__init__).parameters) - {"self", "args", "kwargs"}  # type: ignore[misc]
+    known = set(inspect.signature(made.__init__).parameters)  # type: ignore[misc]
+    if "kwargs" in known:
+        known |= {"trainable", "name", "zero_output_for_mask"}
     options: Config = {}
     for key, value in config.items():
         new = _RENAMED.get((class_name, key), key)
         if key in _ONLY:
             if value not in _ONLY[key]:
-                raise UnsupportedLayer(name, f"its option {key}={value!r} of Keras {age.text} cannot be kept in Keras 3")
+                raise UnsupportedLayer(
+                    name, f"its option {key}={value!r} of Keras {age.text} cannot be kept in Keras 3"
+                )
         elif key in _WITHOUT_MEANING or key.endswith(_OF_TRAINING):
             continue
         elif key == "dtype":
@@ -115,9 +119,12 @@ def make_layer(class_name: str, config: Config, age: Age, notes: list[str]) -> A
             continue
         elif key in ("groups", "noise_shape") and new not in known:
             if value not in (None, 1):
-                raise UnsupportedLayer(name, f"its option {key}={value!r} cannot be kept in Keras 3")
-        elif new in known or key in ("name", "trainable", "zero_output_for_mask"):
+                raise UnsupportedLayer(name, f"its option {key}={value!r} of Keras {age.text} has no equal in Keras 3")
+        elif new in known - {"self", "args", "kwargs"}:
             options[new] = value
+        elif key == "trainable":
+            # Noise on whole channels has nothing to train, and its class does not ask.
+            continue
         else:
             raise UnsupportedLayer(name, f"its option {key}={value!r} of Keras {age.text} is not known")
     if class_name == "Embedding" and str(options.get("dtype")).startswith("int"):

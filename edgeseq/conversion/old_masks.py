@@ -31,15 +31,23 @@ def call_layer(layer: Any, inputs: Sequence[Any], options: dict[str, Any], age: 
     masks = [_mask(x) for x in inputs] if "mask" not in options else [options["mask"]]
     masked = any(mask is not None for mask in masks)
     if isinstance(layer, keras.layers.TimeDistributed):
-        _refuse_inner_masks(layer, inputs, masked, age)
+        _refuse_inner_masks(layer, masked, age)
     elif masked and layer._call_has_mask_arg and not isinstance(layer, _SAME):
-        known = isinstance(layer, keras.layers.GlobalAveragePooling1D) and (age.masks_like_keras_3 or not age.first)
+        # Without TensorFlow's Keras 2.1, every Keras either took the mask or refused to build the model.
+        known = isinstance(layer, keras.layers.GlobalAveragePooling1D) and (
+            age.masks_like_keras_3 or not age.tensorflow
+        )
         if not known:
             raise UnsupportedLayer(layer.name, f"what a mask did to it in Keras {age.text} is not known")
     merging = isinstance(layer, (*_MERGES, keras.layers.Dot, keras.layers.Attention, keras.layers.AdditiveAttention))
-    outputs = keras.tree.flatten(layer(list(inputs) if merging or len(inputs) > 1 else inputs[0], **options))
+    outputs: list[Any] = keras.tree.flatten(layer(list(inputs) if merging or len(inputs) > 1 else inputs[0], **options))
     if isinstance(layer, _MERGES) and masked:
         outputs[0]._keras_mask = _merged(layer, inputs, masks)
+        if any(mask is not masks[0] for mask in masks):
+            notes.append(
+                f"layer '{layer.name}': a step counts where it counts in every input that has a mask, as in Keras "
+                f"{age.text}; Keras 3 has another rule"
+            )
     return outputs
 
 
@@ -79,7 +87,7 @@ def _merged(layer: Any, inputs: Sequence[Any], masks: Sequence[Any]) -> Any:
     return merged
 
 
-def _refuse_inner_masks(layer: Any, inputs: Sequence[Any], masked: bool, age: Age) -> None:
+def _refuse_inner_masks(layer: Any, masked: bool, age: Age) -> None:
     inner = layer.layer
     if isinstance(inner, keras.Model):
         makes_mask = any(_mask(output) is not None for output in inner.outputs)

@@ -13,7 +13,7 @@ from edgeseq.errors import UnsupportedLayer
 _ACTIVATIONS = ("activation", "recurrent_activation")
 
 
-@keras.saving.register_keras_serializable(package="edgeseq")
+@keras.saving.register_keras_serializable(package="edgeseq")  # type: ignore[untyped-decorator]
 def hard_sigmoid_of_keras_2(x: Any) -> Any:
     """clip(0.2 x + 0.5, 0, 1), of x's shape: hard_sigmoid in Keras 1 and 2 (`keras/backend/tensorflow_backend.py`).
 
@@ -31,7 +31,8 @@ def give_old_meaning(model: Any, age: Age) -> list[str]:
     for layer in _layers(model):
         for owner in _owners(layer):
             for name in _ACTIVATIONS:
-                if getattr(owner, name, None) is keras.activations.hard_sigmoid:
+                # A layer also shows the activations of its cell, under the same names.
+                if vars(owner).get(name) is keras.activations.hard_sigmoid:
                     setattr(owner, name, hard_sigmoid_of_keras_2)
                     notes.append(layer.name)
     said = [

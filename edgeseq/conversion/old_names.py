@@ -11,13 +11,14 @@ Config = dict[str, Any]
 
 # Layers that were renamed; those that are not listed in `_OPTIONS` are refused.
 _CLASSES = {"Convolution1D": "Conv1D", "Convolution2D": "Conv2D"}
-# What the first layer of a Sequential, or an initial value, needs; the answers come from the weights.
+# What shapes the training, and how a step is computed but not what; the answers come from the weights.
 _WITHOUT_MEANING = frozenset(
-    """
-    init inner_init forget_bias_init beta_init gamma_init weights consume_less dropout_W dropout_U input_dtype
-    W_regularizer U_regularizer b_regularizer activity_regularizer beta_regularizer gamma_regularizer
-    W_constraint U_constraint b_constraint
-    """.split()
+    (
+        *("init", "inner_init", "forget_bias_init", "beta_init", "gamma_init", "weights", "input_dtype"),
+        *("consume_less", "dropout_W", "dropout_U", "activity_regularizer"),
+        *("W_regularizer", "U_regularizer", "b_regularizer", "beta_regularizer", "gamma_regularizer"),
+        *("W_constraint", "U_constraint", "b_constraint"),
+    )
 )
 _COMMON = ("name", "trainable", "batch_input_shape")
 _RECURRENT = {

@@ -30,7 +30,8 @@ def choose(spec: RecurrentSpec, *, lowering: str = "auto", target: str = "cpu") 
             raise UnsupportedLayer(spec.layer, f"lowering '{lowering}' was asked for, but {reason}")
         return lowering, "asked for"
     reasons = {name: strategy.decline(spec, target) for name, strategy in STRATEGIES.items()}
-    short = spec.time_steps is not None and spec.time_steps <= _UNROLL_AT_MOST[spec.kind]
+    # A Scan leaves masked steps out, while written-out steps are all computed.
+    short = not spec.masked and spec.time_steps is not None and spec.time_steps <= _UNROLL_AT_MOST[spec.kind]
     order = ("fused", "unrolled", "scan") if short else ("fused", "scan", "unrolled")
     for name in order:
         if not reasons[name]:
