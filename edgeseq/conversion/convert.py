@@ -12,6 +12,7 @@ import tensorflow as tf
 from edgeseq.conversion import finish
 from edgeseq.conversion.axes import output_specs
 from edgeseq.conversion.bridge import to_onnx
+from edgeseq.conversion.cleaning import clean
 from edgeseq.conversion.markers import Trace
 from edgeseq.conversion.place import Placed, place_markers
 from edgeseq.conversion.signature import Signature
@@ -55,7 +56,7 @@ def convert(
     finish.name_axes(graph.graph.inputs, {spec.name: spec.axes for spec in signature.inputs})
     user_loops = tuple(str(node.name) for node in graph.graph.all_nodes() if node.op_type == "Loop")
     placed = place_markers(graph, trace, lowering_name=lowering, target=target)
-    finish.clean(graph)
+    clean(graph)
     finish.canonical(graph)
     inputs = tuple(
         TensorSpec(name=spec.name, dtype=spec.dtype, axes=spec.axes, vocabulary_size=spec.vocabulary)

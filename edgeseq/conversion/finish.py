@@ -1,4 +1,4 @@
-"""The finished graph: cleaned, in one canonical order with canonical names, checked.
+"""The finished graph: in one canonical order with canonical names, checked.
 
 The same model gives the same bytes in every process: nothing depends on the names or the order in which TensorFlow and
 tf2onnx made things.
@@ -15,83 +15,6 @@ from onnx_ir.passes import common
 
 from edgeseq.errors import EdgeseqError
 from edgeseq.files import StrPath
-from edgeseq.lowering.builder import Builder
-
-# Two calls of one layer share their weights, whatever the size.
-_LARGEST_WEIGHT_ELEMENTS = 2**40
-
-
-def clean(model: ir.Model) -> None:
-    """Remove what computes nothing: dead nodes, identities, transpositions that cancel, repeated constants."""
-    _drop_identities(model.graph)
-    for graph_pass in (
-        common.RemoveUnusedNodesPass(),
-        common.CommonSubexpressionEliminationPass(),
-        common.DeduplicateHashedInitializersPass(size_limit=_LARGEST_WEIGHT_ELEMENTS),
-    ):
-        graph_pass(model)
-    _cancel_transposes(model.graph)
-    _transpose_ids_not_vectors(model.graph)
-    common.RemoveUnusedNodesPass()(model)
-
-
-def _drop_identities(graph: ir.Graph) -> None:
-    """Identities go, but for those that give one value two places among a graph's outputs.
-
-    onnx-ir's own pass drops those too, inside the bodies of Scan, and onnxruntime then computes something else.
-    """
-    for node in list(graph):
-        if node.op_type != "Identity" or node.domain:
-            continue
-        source, result = node.inputs[0], node.outputs[0]
-        assert source is not None
-        if result.is_graph_output():
-            if source.is_graph_output() or source.is_graph_input() or source.is_initializer():
-                continue
-            source.name, source.shape, source.type = result.name, result.shape or source.shape, result.type
-            result.name = None
-            graph.outputs[list(graph.outputs).index(result)] = source
-        ir.convenience.replace_all_uses_with(result, source)
-        graph.remove(node, safe=True)
-
-
-def _permutation(node: ir.Node | None) -> list[int] | None:
-    if node is None or node.op_type != "Transpose" or "perm" not in node.attributes:
-        return None
-    return list(node.attributes.get_ints("perm"))
-
-
-def _cancel_transposes(graph: ir.Graph) -> None:
-    """Between stacked layers, (batch, time) to (time, batch) follows its own inverse."""
-    for node in list(graph):
-        second = _permutation(node)
-        inner = node.inputs[0].producer() if second and node.inputs[0] else None
-        first = _permutation(inner)
-        if second is None or first is None or inner is None:
-            continue
-        if [first[axis] for axis in second] == sorted(first) and not node.outputs[0].is_graph_output():
-            source = inner.inputs[0]
-            assert source is not None
-            ir.convenience.replace_all_uses_with(node.outputs[0], source)
-
-
-def _transpose_ids_not_vectors(graph: ir.Graph) -> None:
-    """Reorder (batch, time) word ids before the table is read, instead of their vectors after it."""
-    for node in list(graph):
-        if _permutation(node) != [1, 0, 2] or node.inputs[0] is None:
-            continue
-        gather = node.inputs[0].producer()
-        if gather is None or gather.op_type != "Gather" or gather.attributes.get_int("axis", 0) != 0:
-            continue
-        table, ids = gather.inputs
-        if table is None or ids is None or len(node.inputs[0].uses()) != 1 or node.inputs[0].is_graph_output():
-            continue
-        if table.shape is None or len(table.shape) != 2 or ids.shape is None or len(ids.shape) != 2:
-            continue
-        b = Builder(gather.metadata_props.get("layer", ""))
-        made = b.op("Gather", table, b.transpose(ids, 1, 0), axis=0)
-        graph.insert_before(node, b.nodes)
-        ir.convenience.replace_all_uses_with(node.outputs[0], made)
 
 
 def name_axes(values: Iterable[ir.Value], axes: Mapping[str, Sequence[str | int]]) -> None:

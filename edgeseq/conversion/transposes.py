@@ -89,11 +89,11 @@ def _region(perm: list[int], transpose: ir.Node) -> _Region | None:
         reached[id(value)] = value
         for use in value.uses():
             node = use.node
-            if id(node) in region.nodes or any(end is node for end in region.ends):
+            if id(node) in region.nodes or any(end is node for end in region.ends) or node.graph is not transpose.graph:
                 continue
             if graphs.permutation(node) == _inverse(perm) or _picks_one_step(node, perm):
                 region.ends.append(node)
-            elif _takes_either_layout(node, perm) and node.graph is transpose.graph:
+            elif _takes_either_layout(node, perm):
                 region.nodes[id(node)] = node
                 pending.append(node.outputs[0])
                 for inner in _tensors(node):
@@ -204,9 +204,8 @@ def _apply(graph: ir.Graph, region: _Region) -> None:
 def _transpose_constant(graph: ir.Graph, node: ir.Node, index: int, array: graphs.Array, back: list[int]) -> None:
     full = array.reshape((1,) * (len(back) - array.ndim) + array.shape)
     turned = np.ascontiguousarray(full.transpose(back))
-    # Leading ones say nothing, and the constant as it was can be shared with others.
-    turned = turned.reshape(turned.shape[next((i for i, n in enumerate(turned.shape) if n > 1), 0) :])
-    if turned.shape == array.shape[array.ndim - turned.ndim :] and turned.ndim <= array.ndim:
+    # Of one layout and the other, an axis of features is the same constant, which can stay shared with other nodes.
+    if np.array_equal(turned, full):
         return
     b = graphs.builder(node)
     node.replace_input_with(index, b.constant(turned, turned.dtype))

@@ -1,0 +1,348 @@
+"""A graph without what computes nothing: the litter that TensorFlow and its converter leave, removed node by node.
+
+Every rule keeps each bit of the answers, but for a matrix product and its bias in one op, whose sums may be rounded
+otherwise. Bodies of Scan, Loop and If are left as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgeseq.conversion import graphs
+from edgeseq.conversion.shapes import evaluate, simplify_shapes
+from edgeseq.conversion.transposes import sink_transposes
+
+# Two calls of one layer share their weights, whatever the size.
+_LARGEST_WEIGHT_ELEMENTS = 2**40
+
+Rule = Callable[[ir.Graph, ir.Node], bool]
+_RULES: dict[str, list[Rule]] = {}
+
+
+def clean(model: ir.Model) -> None:
+    """Remove what computes nothing: dead nodes, identities, transpositions that cancel, repeated constants."""
+    graph = model.graph
+    _drop_identities(graph)
+    _share(model)
+    _transpose_ids_not_vectors(graph)
+    _infer_shapes(model)
+    simplify_shapes(graph)
+    _apply_rules(graph)
+    sink_transposes(graph)
+    _apply_rules(graph)
+    _drop_identities(graph)
+    _share(model)
+    _forget_shapes(graph)
+
+
+def _share(model: ir.Model) -> None:
+    """Equal constants and equal nodes once; what nothing reads, not at all."""
+    for graph_pass in (
+        common.RemoveUnusedNodesPass(),
+        # Nodes are equal only if their constants are the same ones.
+        common.DeduplicateHashedInitializersPass(size_limit=_LARGEST_WEIGHT_ELEMENTS),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+    ):
+        graph_pass(model)
+
+
+def _drop_identities(graph: ir.Graph) -> None:
+    """Identities go, but for those that give one value two places among a graph's outputs.
+
+    onnx-ir's own pass drops those too, inside the bodies of Scan, and onnxruntime then computes something else.
+    """
+    for node in list(graph):
+        if node.op_type != "Identity" or node.domain:
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        assert source is not None
+        if result.is_graph_output():
+            if source.is_graph_output() or source.is_graph_input() or source.is_initializer():
+                continue
+            source.name, source.shape, source.type = result.name, result.shape or source.shape, result.type
+            result.name = None
+            graph.outputs[list(graph.outputs).index(result)] = source
+        ir.convenience.replace_all_uses_with(result, source)
+        graph.remove(node, safe=True)
+
+
+def _infer_shapes(model: ir.Model) -> None:
+    common.TopologicalSortPass()(model)
+    common.NameFixPass()(model)
+    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+
+
+def _forget_shapes(graph: ir.Graph) -> None:
+    """The names of free axes between inputs and outputs come by chance, and need not be in the file."""
+    for node in graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+
+
+def _apply_rules(graph: ir.Graph) -> None:
+    changed = True
+    while changed:
+        changed = False
+        for node in list(graph):
+            # A rule may have removed nodes after this one.
+            if node.graph is graph and node.domain in ("", "ai.onnx"):
+                changed |= any(rule(graph, node) for rule in _RULES.get(node.op_type, ()))
+
+
+def _rule(*op_types: str) -> Callable[[Rule], Rule]:
+    def register(rule: Rule) -> Rule:
+        for op_type in op_types:
+            _RULES.setdefault(op_type, []).append(rule)
+        return rule
+
+    return register
+
+
+@_rule("Cast")
+def _cast_to_what_it_is(graph: ir.Graph, node: ir.Node) -> bool:
+    """A Cast to the dtype that a value has, and the first of two where it loses nothing."""
+    source = node.inputs[0]
+    if source is None or source.dtype is None:
+        return False
+    if source.dtype == node.attributes.get_int("to"):
+        graphs.replace(graph, node, [source])
+        return True
+    first = graphs.producer(source, "Cast")
+    origin = None if first is None else first.inputs[0]
+    if origin is None or origin.dtype is None or not _holds_all(source.dtype, origin.dtype):
+        return False
+    node.replace_input_with(0, origin)
+    return True
+
+
+def _holds_all(wide: ir.DataType, narrow: ir.DataType) -> bool:
+    try:
+        return bool(np.can_cast(narrow.numpy(), wide.numpy(), "safe"))
+    except TypeError:
+        # Types that numpy does not have.
+        return False
+
+
+@_rule("Squeeze", "Unsqueeze")
+def _squeeze_and_back(graph: ir.Graph, node: ir.Node) -> bool:
+    """An axis of one element that goes and comes again, also around an op that works element by element."""
+    other = {"Squeeze": "Unsqueeze", "Unsqueeze": "Squeeze"}[node.op_type]
+    source = node.inputs[0]
+    between = graphs.producer(source, *_UNARY)
+    if source is not None and between is not None:
+        if not graphs.is_single_use(source):
+            return False
+        source = between.inputs[0]
+    first = graphs.producer(source, other)
+    if source is None or first is None or len(first.inputs) < 2 or len(node.inputs) < 2:
+        return False
+    axes, axes_before = graphs.integers(node.inputs[1]), graphs.integers(first.inputs[1])
+    if axes is None or axes != axes_before or min(axes) < 0:
+        return False
+    (origin, *_) = first.inputs
+    if origin is None:
+        return False
+    if between is None:
+        graphs.replace(graph, node, [origin])
+        return True
+    if not graphs.is_single_use(source):
+        return False
+    between.replace_input_with(0, origin)
+    between.outputs[0].shape = None if origin.shape is None else ir.Shape(list(origin.shape))
+    graphs.replace(graph, node, [between.outputs[0]])
+    return True
+
+
+_UNARY = ("Relu", "LeakyRelu", "Elu", "Selu", "Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Softsign", "Exp", "Neg")
+
+
+@_rule("Reshape")
+def _reshape_of_reshape(graph: ir.Graph, node: ir.Node) -> bool:
+    """A Reshape to lengths that do not look at its input's needs no Reshape before it."""
+    target = graphs.integers(node.inputs[1])
+    first = graphs.producer(node.inputs[0], "Reshape")
+    if first is None or target is None or 0 in target or first.inputs[0] is None:
+        return False
+    node.replace_input_with(0, first.inputs[0])
+    return True
+
+
+@_rule("Reshape", "Expand")
+def _reshape_to_what_it_is(graph: ir.Graph, node: ir.Node) -> bool:
+    source, target = graphs.lengths(node.inputs[0]), graphs.integers(node.inputs[1])
+    if source is None or target is None or len(source) != len(target):
+        return False
+    if node.op_type == "Expand":
+        same = [length == wanted or wanted == 1 for length, wanted in zip(source, target, strict=True)]
+    else:
+        same = [length == wanted or wanted == 0 for length, wanted in zip(source, target, strict=True)]
+        # All other lengths being the same, the one left to be found is too.
+        same = [ok or (wanted == -1 and same.count(False) == 1) for ok, wanted in zip(same, target, strict=True)]
+    if not all(same):
+        return False
+    graphs.replace(graph, node, [node.inputs[0]])
+    return True
+
+
+@_rule("Transpose")
+def _one_transpose(graph: ir.Graph, node: ir.Node) -> bool:
+    """Two transpositions in a row as one, or none."""
+    second = graphs.permutation(node)
+    if second is None:
+        return False
+    if second == sorted(second):
+        graphs.replace(graph, node, [node.inputs[0]])
+        return True
+    inner = graphs.producer(node.inputs[0], "Transpose")
+    first = graphs.permutation(inner)
+    if inner is None or first is None:
+        return False
+    node.replace_input_with(0, inner.inputs[0])
+    node.attributes["perm"] = ir.AttrInt64s("perm", [first[axis] for axis in second])
+    return True
+
+
+@_rule("Squeeze")
+def _one_step(graph: ir.Graph, node: ir.Node) -> bool:
+    """One place along an axis, cut out and squeezed, as `x[:, -1]` is: a Gather does both."""
+    cut = graphs.producer(node.inputs[0], "Slice")
+    if cut is None or len(node.inputs) < 2 or len(cut.inputs) < 4 or cut.inputs[0] is None:
+        return False
+    squeezed = graphs.integers(node.inputs[1])
+    starts, ends, axes = (graphs.integers(value) for value in cut.inputs[1:4])
+    steps = graphs.integers(cut.inputs[4]) if len(cut.inputs) > 4 else (1,)
+    if steps != (1,) or squeezed is None or starts is None or ends is None or axes is None or axes != squeezed:
+        return False
+    (start,), (end,), (axis,) = starts, ends, axes
+    if axis < 0 or not (end == start + 1 if start != -1 else end >= 2**31 - 1):
+        return False
+    b = graphs.builder(node)
+    made = b.op("Gather", cut.inputs[0], b.constant(start, np.int64), axis=axis)
+    graphs.insert(graph, node, b)
+    graphs.replace(graph, node, [made])
+    return True
+
+
+@_rule("Gather")
+def _last_output(graph: ir.Graph, node: ir.Node) -> bool:
+    """The last step of all outputs of a recurrent op is a state that it puts out by itself."""
+    data, index = node.inputs
+    squeeze = graphs.producer(data, "Squeeze")
+    if squeeze is None or graphs.integers(index) != (-1,) or graphs.rank(index) != 0:
+        return False
+    if node.attributes.get_int("axis", 0) != 0 or graphs.integers(squeeze.inputs[1]) != (1,):
+        return False
+    layer = graphs.producer(squeeze.inputs[0], "LSTM", "GRU", "RNN")
+    if layer is None or squeeze.inputs[0] is not layer.outputs[0] or layer.attributes.get_int("layout", 0):
+        return False
+    lengths = layer.inputs[4] if len(layer.inputs) > 4 else None
+    if layer.attributes.get_string("direction", "forward") != "forward" or lengths is not None:
+        return False
+    if len(layer.outputs) == 1:
+        layer.resize_outputs(2)
+        layer.outputs[1].type = layer.outputs[0].type
+    b = graphs.builder(layer)
+    made = b.squeeze(layer.outputs[1], 0)
+    graphs.insert(graph, node, b)
+    graphs.replace(graph, node, [made])
+    return True
+
+
+@_rule("Gather")
+def _wrapped_index(graph: ir.Graph, node: ir.Node) -> bool:
+    """Indices below zero count from the end, in Gather as in Python: nobody needs to add the length to them."""
+    data, index = node.inputs
+    lengths = graphs.lengths(data)
+    if data is None or index is None or lengths is None or not lengths:
+        return False
+    axis = node.attributes.get_int("axis", 0) % len(lengths)
+    select = graphs.producer(index, "Where")
+    if select is not None:
+        condition, wrapped, plain = select.inputs
+        if plain is None or not (_is_negative(condition, plain) and _plus_length(wrapped, plain, data, axis)):
+            return False
+        node.replace_input_with(1, plain)
+        return True
+    add = graphs.producer(index, "Add")
+    for value in () if add is None else add.inputs:
+        below = graphs.integers(value)
+        if below is None or len(below) != 1 or below[0] >= 0 or not _plus_length(index, value, data, axis):
+            continue
+        b = graphs.builder(node)
+        made = b.constant(np.array(below[0]) if graphs.rank(index) == 0 else np.array(below), np.int64)
+        graphs.insert(graph, node, b)
+        node.replace_input_with(1, made)
+        return True
+    return False
+
+
+def _is_negative(condition: ir.Value | None, index: ir.Value) -> bool:
+    less = graphs.producer(condition, "Less")
+    if less is None:
+        return False
+    value, zero = less.inputs
+    cast = graphs.producer(value, "Cast")
+    bound = graphs.constant(zero)
+    is_zero = bound is not None and bound.size == 1 and not bound.any()
+    # Whatever number type the comparison takes place in, it keeps the sign.
+    return is_zero and (value is index or (cast is not None and cast.inputs[0] is index))
+
+
+def _plus_length(total: ir.Value | None, index: ir.Value | None, data: ir.Value, axis: int) -> bool:
+    """Whether `total` is `index` + the length of `data` along `axis`."""
+    add = graphs.producer(total, "Add")
+    if add is None or index not in add.inputs:
+        return False
+    length = add.inputs[1] if add.inputs[0] is index else add.inputs[0]
+    found = evaluate(length, {})
+    wanted = (graphs.lengths(data) or ())[axis]
+    if found is None or len(found) != 1 or wanted is None:
+        return False
+    return found[0] == wanted if isinstance(found[0], int) else found[0].name == wanted
+
+
+@_rule("Add")
+def _product_and_bias(graph: ir.Graph, node: ir.Node) -> bool:
+    """A product with a constant matrix, of rows and not of sequences, and a vector added to it: one Gemm."""
+    for product_at in (0, 1):
+        product, bias = node.inputs[product_at], node.inputs[1 - product_at]
+        matmul = graphs.producer(product, "MatMul")
+        if matmul is None or product is None or not graphs.is_single_use(product):
+            continue
+        x, matrix = matmul.inputs
+        if graphs.rank(x) != 2 or matrix is None or not matrix.is_initializer() or graphs.rank(matrix) != 2:
+            continue
+        columns = (graphs.lengths(matrix) or ())[1]
+        if bias is None or not bias.is_initializer() or graphs.lengths(bias) != (columns,):
+            continue
+        b = graphs.builder(matmul)
+        made = b.op("Gemm", x, matrix, bias)
+        graphs.insert(graph, node, b)
+        graphs.replace(graph, node, [made])
+        return True
+    return False
+
+
+def _transpose_ids_not_vectors(graph: ir.Graph) -> None:
+    """Reorder (batch, time) word ids before the table is read, instead of their vectors after it."""
+    for node in list(graph):
+        if graphs.permutation(node) != [1, 0, 2] or node.inputs[0] is None:
+            continue
+        gather = node.inputs[0].producer()
+        if gather is None or gather.op_type != "Gather" or gather.attributes.get_int("axis", 0) != 0:
+            continue
+        table, ids = gather.inputs
+        if table is None or ids is None or not graphs.is_single_use(node.inputs[0]):
+            continue
+        if graphs.rank(table) != 2 or graphs.rank(ids) != 2:
+            continue
+        b = graphs.builder(gather)
+        made = b.op("Gather", table, b.transpose(ids, 1, 0), axis=0)
+        graphs.insert(graph, node, b)
+        graphs.replace(graph, node, [made])
