@@ -43,12 +43,12 @@ def to_onnx(function: Any, input_names: Sequence[str], output_names: Sequence[st
                 graph,
                 opset=opset,
                 extra_opset=[helper.make_opsetid(MARKER_DOMAIN, 1)],
-                custom_op_handlers={"PyFuncStateless": (_keep_marker, []), "Expm1": (_expm1, [])},
+                custom_op_handlers=_HANDLERS,
                 input_names=inputs,
                 output_names=outputs,
                 tensors_to_rename=dict(zip([*inputs, *outputs], [*input_names, *output_names], strict=True)),
             )
-        converted = optimizer.optimize_graph(converted, catch_errors=False)
+        converted = optimizer.optimize_graph(converted, catch_errors=False, optimizers=_OPTIMIZERS)
         proto = converted.make_model("edgeseq")
     _refuse_unknown_ops(proto.graph)
     model: ir.Model = ir.from_proto(proto)
@@ -73,6 +73,33 @@ def _expm1(context: Any, node: Any, name: str, args: Any) -> None:  # noqa: ARG0
     context.make_node(
         "Sub", [exponential.output[0], one.output[0]], name=name, outputs=node.output, shapes=shapes, dtypes=dtypes
     )
+
+
+def _erfc(context: Any, node: Any, name: str, args: Any) -> None:  # noqa: ARG001
+    """1 - erf(x), which tf2onnx lacks; Keras's gelu has it. Far from zero it loses digits of next to nothing."""
+    dtype = helper.tensor_dtype_to_np_dtype(context.get_dtype(node.input[0]))
+    one = context.make_const(f"{name}/one", np.ones((), dtype))
+    error = context.make_node("Erf", node.input, name=f"{name}/erf")
+    shapes, dtypes = node.output_shapes, node.output_dtypes
+    context.remove_node(name)
+    context.make_node(
+        "Sub", [one.output[0], error.output[0]], name=name, outputs=node.output, shapes=shapes, dtypes=dtypes
+    )
+
+
+def _where(context: Any, node: Any, name: str, args: Any) -> None:  # noqa: ARG001
+    """One of two values, as it is: tf2onnx would multiply with 1 and 0, and infinity × 0 is NaN."""
+    node.type = "Where"
+
+
+_HANDLERS = {
+    "PyFuncStateless": (_keep_marker, []),
+    "Expm1": (_expm1, []),
+    "Erfc": (_erfc, []),
+    "SelectV2": (_where, []),
+}
+# ONNX has Einsum itself; written out it is some twenty nodes.
+_OPTIMIZERS = {name: factory for name, factory in optimizer._get_optimizers().items() if name != "einsum_optimizer"}
 
 
 def _refuse_unknown_ops(graph: onnx.GraphProto) -> None:

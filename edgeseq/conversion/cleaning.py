@@ -31,9 +31,9 @@ def clean(model: ir.Model) -> None:
     _transpose_ids_not_vectors(graph)
     _infer_shapes(model)
     simplify_shapes(graph)
-    _apply_rules(graph)
+    _apply_rules(model)
     sink_transposes(graph)
-    _apply_rules(graph)
+    _apply_rules(model)
     _drop_identities(graph)
     _share(model)
     _forget_shapes(graph)
@@ -85,14 +85,16 @@ def _forget_shapes(graph: ir.Graph) -> None:
                 value.shape = None
 
 
-def _apply_rules(graph: ir.Graph) -> None:
-    changed = True
+def _apply_rules(model: ir.Model) -> None:
+    graph, changed = model.graph, True
     while changed:
         changed = False
         for node in list(graph):
             # A rule may have removed nodes after this one.
             if node.graph is graph and node.domain in ("", "ai.onnx"):
                 changed |= any(rule(graph, node) for rule in _RULES.get(node.op_type, ()))
+        # What nothing reads any more must not count as another reader.
+        common.RemoveUnusedNodesPass()(model)
 
 
 def _rule(*op_types: str) -> Callable[[Rule], Rule]:
@@ -163,7 +165,7 @@ _UNARY = ("Relu", "LeakyRelu", "Elu", "Selu", "Sigmoid", "HardSigmoid", "Tanh", 
 
 
 @_rule("Reshape")
-def _reshape_of_reshape(graph: ir.Graph, node: ir.Node) -> bool:
+def _reshape_of_reshape(_: ir.Graph, node: ir.Node) -> bool:
     """A Reshape to lengths that do not look at its input's needs no Reshape before it."""
     target = graphs.integers(node.inputs[1])
     first = graphs.producer(node.inputs[0], "Reshape")
@@ -212,21 +214,33 @@ def _one_transpose(graph: ir.Graph, node: ir.Node) -> bool:
 def _one_step(graph: ir.Graph, node: ir.Node) -> bool:
     """One place along an axis, cut out and squeezed, as `x[:, -1]` is: a Gather does both."""
     cut = graphs.producer(node.inputs[0], "Slice")
-    if cut is None or len(node.inputs) < 2 or len(cut.inputs) < 4 or cut.inputs[0] is None:
+    cuts = None if cut is None else _cuts(cut)
+    if cut is None or cuts is None or len(cuts) != 1 or len(node.inputs) < 2:
         return False
-    squeezed = graphs.integers(node.inputs[1])
-    starts, ends, axes = (graphs.integers(value) for value in cut.inputs[1:4])
-    steps = graphs.integers(cut.inputs[4]) if len(cut.inputs) > 4 else (1,)
-    if steps != (1,) or squeezed is None or starts is None or ends is None or axes is None or axes != squeezed:
-        return False
-    (start,), (end,), (axis,) = starts, ends, axes
-    if axis < 0 or not (end == start + 1 if start != -1 else end >= 2**31 - 1):
+    ((axis, (start, end, step)),) = cuts.items()
+    one = step == 1 and (end == start + 1 if start != -1 else end >= _END)
+    if not one or graphs.integers(node.inputs[1]) != (axis,):
         return False
     b = graphs.builder(node)
     made = b.op("Gather", cut.inputs[0], b.constant(start, np.int64), axis=axis)
     graphs.insert(graph, node, b)
     graphs.replace(graph, node, [made])
     return True
+
+
+# Beyond the end of any axis; TensorFlow's converter writes it for an end that is left out.
+_END = 2**31 - 1
+
+
+def _cuts(node: ir.Node) -> dict[int, tuple[int, int, int]] | None:
+    """Start, end and step of a Slice for each axis that it does not leave whole; None where they are computed."""
+    rank = graphs.rank(node.inputs[0])
+    bounds = [graphs.integers(value) for value in node.inputs[1:]]
+    if rank is None or len(bounds) < 3 or None in bounds:
+        return None
+    starts, ends, axes, *steps = [bound for bound in bounds if bound is not None]
+    all_cuts = zip(axes, starts, ends, steps[0] if steps else [1] * len(axes), strict=True)
+    return {axis % rank: tuple(cut) for axis, *cut in all_cuts if not (cut[0] == 0 and cut[1] >= _END and cut[2] == 1)}
 
 
 @_rule("Gather")
@@ -239,7 +253,7 @@ def _last_output(graph: ir.Graph, node: ir.Node) -> bool:
     if node.attributes.get_int("axis", 0) != 0 or graphs.integers(squeeze.inputs[1]) != (1,):
         return False
     layer = graphs.producer(squeeze.inputs[0], "LSTM", "GRU", "RNN")
-    if layer is None or squeeze.inputs[0] is not layer.outputs[0] or layer.attributes.get_int("layout", 0):
+    if layer is None or squeeze.inputs[0] is not layer.outputs[0] or layer.attributes.get_int("layout", 0) != 0:
         return False
     lengths = layer.inputs[4] if len(layer.inputs) > 4 else None
     if layer.attributes.get_string("direction", "forward") != "forward" or lengths is not None:
@@ -325,6 +339,32 @@ def _product_and_bias(graph: ir.Graph, node: ir.Node) -> bool:
         made = b.op("Gemm", x, matrix, bias)
         graphs.insert(graph, node, b)
         graphs.replace(graph, node, [made])
+        return True
+    return False
+
+
+@_rule("Add")
+def _convolution_and_bias(graph: ir.Graph, node: ir.Node) -> bool:
+    """A bias that is added to a convolution's channels by itself, also after an axis of one element has gone."""
+    for at in (0, 1):
+        source, bias = node.inputs[at], graphs.constant(node.inputs[1 - at])
+        squeeze = graphs.producer(source, "Squeeze")
+        convolution = graphs.producer(source if squeeze is None else squeeze.inputs[0], "Conv")
+        if convolution is None or bias is None or source is None or len(convolution.inputs) != 2:
+            continue
+        if not graphs.is_single_use(source) or not graphs.is_single_use(convolution.outputs[0]):
+            continue
+        axes = () if squeeze is None else graphs.integers(squeeze.inputs[1])
+        channels, rank = (graphs.lengths(convolution.inputs[1]) or (None,))[0], graphs.rank(source)
+        if axes is None or rank is None or min(axes, default=2) < 2 or bias.ndim > rank:
+            continue
+        if (1,) * (rank - bias.ndim) + bias.shape != (1, channels, *(1,) * (rank - 2)):
+            continue
+        b = graphs.builder(convolution)
+        convolution.resize_inputs(3)
+        convolution.replace_input_with(2, b.constant(bias.reshape(-1), bias.dtype))
+        graphs.insert(graph, convolution, b)
+        graphs.replace(graph, node, [source])
         return True
     return False
 

@@ -65,10 +65,17 @@ def describe(
 
 def _all_double(graph: ir.Model, outputs: Sequence[TensorSpec]) -> bool:
     """Whether nothing is rounded to float32 on the way: Keras's LayerNormalization does so under any policy."""
-    single = any(value.dtype == ir.DataType.FLOAT for value in graph.graph.initializers.values())
-    casts = (node for node in graph.graph.all_nodes() if node.op_type == "Cast")
-    single |= any(node.attributes.get_int("to") == ir.DataType.FLOAT for node in casts)
-    return not single and all(spec.dtype == "float64" for spec in outputs)
+    if not all(spec.dtype == "float64" for spec in outputs):
+        return False
+    inferred = onnx.shape_inference.infer_shapes(ir.to_proto(graph)).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
+    # An input in float32 is exact in double; a value computed in float32 is not.
+    return not any(
+        node.op_type == "Cast"
+        and types.get(node.input[0]) == onnx.TensorProto.FLOAT
+        and node.attribute[0].i == onnx.TensorProto.DOUBLE
+        for node in inferred.node
+    )
 
 
 def _check_steps_fit(
@@ -129,5 +136,5 @@ def _model_hash(model: Any) -> str:
         # Without a copy: a table may take gigabytes.
         array = np.ascontiguousarray(np.asarray(weight.value))
         digest.update(f"{array.dtype}{tuple(weight.shape)}".encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

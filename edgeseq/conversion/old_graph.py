@@ -87,7 +87,7 @@ def to_keras(model: OldModel, age: Age, notes: list[str]) -> Any:
     """The same as a functional model of Keras 3, its weights not yet set."""
     by_name = {layer.name: layer for layer in model.layers}
     inputs = [_input(by_name[name]) for name in model.inputs]
-    names: set[str] = {keras_input.name for keras_input in inputs}
+    names = {keras_input.name: id(keras_input) for keras_input in inputs}
     outputs = _replay(model, inputs, age, notes, names)
     return keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=model.name)
 
@@ -208,7 +208,7 @@ def _reference(source: Any) -> Reference:
         raise Malformed(f"{source!r} is not a reference to a layer's output") from error
 
 
-def _replay(model: OldModel, inputs: Sequence[Any], age: Age, notes: list[str], names: set[str]) -> Any:
+def _replay(model: OldModel, inputs: Sequence[Any], age: Age, notes: list[str], names: dict[str, int]) -> Any:
     """Call the layers in turn, from the model's inputs to its outputs."""
     done: dict[tuple[str, int], list[Any]] = {
         (name, 0): [tensor] for name, tensor in zip(model.inputs, inputs, strict=True)
@@ -274,14 +274,13 @@ def _first_calls(model: OldModel) -> dict[str, int]:
     return {layer.name: lowest.get(layer.name, 0) for layer in model.layers if isinstance(layer.made, OldModel)}
 
 
-def _rename(layer: Any, model: str, names: set[str]) -> None:
+def _rename(layer: Any, model: str, names: dict[str, int]) -> None:
     """A name of its own for a layer of a nested model, where one outside has it already."""
     name = layer.name
-    while name in names:
+    while names.setdefault(name, id(layer)) != id(layer):
         name = f"{model}_{name}"
     if name != layer.name:
         layer.name = name
-    names.add(name)
 
 
 def _options(name: str, options: Mapping[str, Any], find: Callable[[Reference], Any]) -> dict[str, Any]:

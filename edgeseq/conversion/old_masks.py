@@ -31,7 +31,7 @@ def call_layer(layer: Any, inputs: Sequence[Any], options: dict[str, Any], age: 
     masks = [_mask(x) for x in inputs] if "mask" not in options else [options["mask"]]
     masked = any(mask is not None for mask in masks)
     if isinstance(layer, keras.layers.TimeDistributed):
-        _refuse_inner_masks(layer, masked, age)
+        _refuse_inner_masks(layer, masks, age)
     elif masked and layer._call_has_mask_arg and not isinstance(layer, _SAME):
         # Without TensorFlow's Keras 2.1, every Keras either took the mask or refused to build the model.
         known = isinstance(layer, keras.layers.GlobalAveragePooling1D) and (
@@ -48,6 +48,13 @@ def call_layer(layer: Any, inputs: Sequence[Any], options: dict[str, Any], age: 
                 f"layer '{layer.name}': a step counts where it counts in every input that has a mask, as in Keras "
                 f"{age.text}; Keras 3 has another rule"
             )
+    if (
+        isinstance(layer, keras.layers.TimeDistributed)
+        and _reads_rows(layer, masks, age)
+        and not layer.layer.return_sequences
+    ):
+        # What is left of a row counts when any step of it did.
+        outputs[0]._keras_mask = keras.ops.any(masks[0], axis=-1)
     return outputs
 
 
@@ -87,17 +94,24 @@ def _merged(layer: Any, inputs: Sequence[Any], masks: Sequence[Any]) -> Any:
     return merged
 
 
-def _refuse_inner_masks(layer: Any, masked: bool, age: Age) -> None:
+def _refuse_inner_masks(layer: Any, masks: Sequence[Any], age: Age) -> None:
     inner = layer.layer
+    masked = any(mask is not None for mask in masks)
     if isinstance(inner, keras.Model):
         makes_mask = any(_mask(output) is not None for output in inner.outputs)
         takes_mask = True
     else:
         makes_mask = isinstance(inner, keras.layers.Masking) or getattr(inner, "mask_zero", False)
         takes_mask = inner._call_has_mask_arg and not isinstance(inner, keras.layers.BatchNormalization)
-    if makes_mask or (masked and takes_mask):
+    if makes_mask or (masked and takes_mask and not _reads_rows(layer, masks, age)):
         raise UnsupportedLayer(
             layer.name,
             f"a mask goes through it, to or from the layer '{inner.name}' inside; Keras {age.text} and Keras 3 differ "
             "in that",
         )
+
+
+def _reads_rows(layer: Any, masks: Sequence[Any], age: Age) -> bool:
+    """Whether a TimeDistributed recurrent layer gets a mask of (batch, rows, steps): of words in sentences, say."""
+    mask = masks[0]
+    return isinstance(layer.layer, _RECURRENT) and mask is not None and len(mask.shape) > 2 and age.masks_like_keras_3

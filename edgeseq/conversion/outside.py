@@ -56,7 +56,7 @@ class DataFile:
                 offset,
                 tensor.nbytes,
                 tensor.dtype,
-                shape=ir.Shape(tensor.shape),
+                shape=ir.Shape(list(tensor.shape.numpy())),
                 name=tensor.name,
                 base_dir=self.path.parent,
             )
@@ -98,9 +98,9 @@ def _offsets(tensors: Sequence[ir.TensorProtocol]) -> Iterator[int]:
         position += tensor.nbytes + -tensor.nbytes % _ALIGNMENT
 
 
-def _pieces(tensors: Sequence[ir.TensorProtocol]) -> Iterator[memoryview | bytes]:
+def _pieces(tensors: Sequence[ir.TensorProtocol]) -> Iterator[memoryview[int] | bytes]:
     """The file's content: each tensor, little-endian, and the room up to the next one."""
     for tensor in tensors:
         array = np.ascontiguousarray(tensor.numpy())
-        yield memoryview(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8))
+        yield array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
         yield bytes(-tensor.nbytes % _ALIGNMENT)

@@ -7,6 +7,7 @@ two transpositions and works element by element, or along other axes, can be com
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -172,13 +173,13 @@ def _apply(graph: ir.Graph, region: _Region) -> None:
             graph.insert_before(reader, b.nodes)
         before[id(value)] = found
     # Values that leave, first: what reads them must not be told of the new layout.
-    leaving = {key: (value, [use for use in value.uses()]) for key, value in region.leaving.items()}
+    leaving = {key: (value, list(value.uses())) for key, value in region.leaving.items()}
     handled = {*region.nodes, *(id(end) for end in region.ends)}
     for node in [node for node in graph if id(node) in region.nodes]:
-        for index, value in enumerate(node.inputs):
-            array = graphs.constant(value)
-            if value is not None and id(value) in before:
-                node.replace_input_with(index, before[id(value)])
+        for index, given in enumerate(node.inputs):
+            array = graphs.constant(given)
+            if id(given) in before:
+                node.replace_input_with(index, before[id(given)])
             elif array is not None and node.op_type in _ELEMENTWISE and array.size > 1:
                 _transpose_constant(graph, node, index, array, back)
         if node.op_type == "Concat":
@@ -191,9 +192,7 @@ def _apply(graph: ir.Graph, region: _Region) -> None:
     for value, uses in leaving.values():
         _put_back(graph, value, [use for use in uses if id(use.node) not in handled], perm)
     for end in region.ends:
-        (value, *_) = end.inputs
-        assert value is not None
-        now = before.get(id(value), value)
+        now = before.get(id(end.inputs[0]), end.inputs[0])
         if end.op_type == "Transpose":
             graphs.replace(graph, end, [now])
         else:
@@ -212,7 +211,7 @@ def _transpose_constant(graph: ir.Graph, node: ir.Node, index: int, array: graph
     graphs.insert(graph, node, b)
 
 
-def _put_back(graph: ir.Graph, value: ir.Value, uses: list[ir.Usage], perm: list[int]) -> None:
+def _put_back(graph: ir.Graph, value: ir.Value, uses: list[Any], perm: list[int]) -> None:
     """Give those that read `value` in the old layout a transposition of it."""
     node = value.producer()
     assert node is not None

@@ -105,7 +105,7 @@ def _model(case: Case) -> keras.Model:
     outputs = list(result) if isinstance(result, list | tuple) else [result]
     if case.after != "none":
         outputs = [_after(case, outputs[0])]
-    return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0])
+    return keras.Model(*(tensors if len(tensors) > 1 else tensors[0] for tensors in (inputs, outputs)))
 
 
 def main_layer(case: Case, **changed: Any) -> Any:
