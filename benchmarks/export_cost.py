@@ -1,9 +1,10 @@
 """Wall time and extra memory of an export, edgeseq's conversion against Keras's own, each in a fresh process.
 
-    python benchmarks/export_cost.py [-o results.json] [--repeat 3] [--case imdb]
+    python benchmarks/export_cost.py [-o results.json] [--repeat 3] [--case imdb] [--timeout-s 180] [--memory-gb 16]
 
 Extra memory is the peak of the process's resident set during the export, less what it was before. edgeseq's figures are
-for the conversion and the writing, as Keras's are; its verification, which Keras's export has not, is measured apart.
+for the conversion and the writing, as Keras's are; its whole export, with the verification that Keras's has not, is
+measured apart. What an exporter does not finish within the limits is a result too: its row holds the error.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -19,9 +21,13 @@ import time
 from pathlib import Path
 
 CASES = {
-    "imdb": "Embedding 10,000 x 128, LSTM 128 over 250 steps, Dense",
+    "imdb": "Embedding 10,000 x 128, LSTM 128 over 250 steps, Dense: 1.4 million parameters",
     "six_lstm_640": "six LSTM 640, 20 million parameters",
+    "six_lstm_1440": "six LSTM 1440, 100 million parameters",
+    "beyond_2_gb": "Embedding 1,100,000 x 512, LSTM 128, Dense: 564 million parameters, 2.25 GB",
 }
+# Minutes and gigabytes each: once tells enough.
+ONCE = ("six_lstm_1440", "beyond_2_gb")
 
 
 def make_model(case):
@@ -30,9 +36,12 @@ def make_model(case):
 
     if case == "imdb":
         parts = [keras.Input((250,), dtype="int32"), L.Embedding(10_000, 128), L.LSTM(128), L.Dense(1)]
+    elif case == "beyond_2_gb":
+        parts = [keras.Input((None,), dtype="int32"), L.Embedding(1_100_000, 512), L.LSTM(128), L.Dense(1)]
     else:
-        # 640 features in, so that all six are of one size.
-        parts = [keras.Input((None, 640)), *[L.LSTM(640, return_sequences=True) for _ in range(5)], L.LSTM(640)]
+        # As many features in as units, so that all six are of one size.
+        units = int(case.split("_")[-1])
+        parts = [keras.Input((None, units)), *[L.LSTM(units, return_sequences=True) for _ in range(5)], L.LSTM(units)]
     return keras.Sequential(parts)
 
 
@@ -54,43 +63,70 @@ class PeakMemory:
 
 def measure(case, exporter, folder):
     """One export in this process; prints a JSON line."""
-    import keras
     import numpy as np
 
     model = make_model(case)
     # Keras refuses to export a model that was never called.
-    shape = [1, 250] if case == "imdb" else [1, 4, 640]
-    model(np.zeros(shape, np.int32 if case == "imdb" else np.float32))
+    (spec,) = model.inputs
+    model(np.zeros([4 if axis is None else axis for axis in spec.shape], spec.dtype))
     path = folder / "model.onnx"
     result = {}
     if exporter == "keras":
         memory, started = PeakMemory(), time.perf_counter()
         model.export(path, format="onnx", verbose=False)
         result["seconds"] = time.perf_counter() - started
-    else:
+    elif exporter == "edgeseq":
         import onnx_ir as ir
 
         from edgeseq.conversion.convert import convert
+        from edgeseq.conversion.outside import data_file
         from edgeseq.conversion.signature import read_signature
 
         memory, started = PeakMemory(), time.perf_counter()
-        converted = convert(read_signature(model), opset=18, target="cpu", streaming=False, lowering="auto")
-        path.write_bytes(ir.to_proto(converted.graph).SerializeToString())
+        signature = read_signature(model)
+        made = convert(signature, opset=18, target="cpu", streaming=False, lowering="auto", allow_loop=False)
+        with data_file(path) as data:
+            data.move_out(made.graph)
+            path.write_bytes(ir.to_proto(made.graph).SerializeToString())
         result["seconds"] = time.perf_counter() - started
-    result["extra_bytes"] = memory.extra_bytes()
-    result["size_bytes"] = path.stat().st_size
-    if exporter == "edgeseq":
+    else:
         from edgeseq import export
 
         memory = PeakMemory()
-        report = export(model, folder / "verified.onnx")
-        result |= {
-            "verification_seconds": report.verification_seconds,
-            "whole_extra_bytes": memory.extra_bytes(),
-            "parameters": report.parameters,
-        }
-    del keras
+        report = export(model, path)
+        result |= {"verification_seconds": report.verification_seconds, "parameters": report.parameters}
+    result["whole_extra_bytes" if exporter == "whole" else "extra_bytes"] = memory.extra_bytes()
+    if exporter != "whole":
+        result["size_bytes"] = sum(file.stat().st_size for file in folder.glob("model*") if file.is_file())
     print(json.dumps(result))
+
+
+def run(case, exporter, options):
+    """One export in a fresh process: its figures, or the error that it ended with."""
+    command = [sys.executable, __file__, "--measure", case, exporter, "--memory-gb", str(options.memory_gb)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    try:
+        ran = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, timeout=options.timeout_s
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"not finished after {options.timeout_s:g} s"}
+    if ran.returncode:
+        lines = [line for line in ran.stderr.splitlines() if line and not line.startswith((" ", "W0", "I0", "E0"))]
+        limits = f"ended with code {ran.returncode} at a limit of {options.memory_gb:g} GB of memory"
+        return {"error": f"{limits}: {lines[-1][:300] if lines else 'no message'}"}
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def middle(rows):
+    """The median of each figure; the first error where there is one."""
+    failed = [row for row in rows if "error" in row]
+    return failed[0] if failed else {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+
+
+def show(row):
+    extra = f"{row['seconds']:7.2f} s  {row['extra_bytes'] / 1e6:7.0f} MB extra" if "seconds" in row else row["error"]
+    print(f"  {row['exporter']:8s} {extra}")
 
 
 def main():
@@ -98,37 +134,40 @@ def main():
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--case", choices=CASES, action="append")
+    parser.add_argument("--timeout-s", type=float, default=180)
+    parser.add_argument("--memory-gb", type=float, default=16)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
+        # Better a failure of this process than a machine without memory.
+        resource.setrlimit(resource.RLIMIT_DATA, (int(options.memory_gb * 1e9),) * 2)
         with tempfile.TemporaryDirectory() as folder:
             measure(*options.measure, Path(folder))
         return
     results = []
     for case in options.case or CASES:
-        rows = {"edgeseq": [], "keras": []}
-        # In turn, so that a machine that slows down slows both.
-        for _ in range(options.repeat):
+        rows = {"edgeseq": [], "keras": [], "whole": []}
+        # In turn, so that a machine that slows down slows all.
+        for _ in range(1 if case in ONCE else options.repeat):
             for exporter, found in rows.items():
-                command = [sys.executable, __file__, "--measure", case, exporter]
-                environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-                run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-                found.append(json.loads(run.stdout.splitlines()[-1]))
-        for exporter, found in rows.items():
-            results.append(
-                {"case": case, "exporter": exporter}
-                | {key: statistics.median(row[key] for row in found) for key in found[0]}
-            )
-        ours, theirs = results[-2], results[-1]
+                found.append(run(case, exporter, options))
+        whole = middle(rows.pop("whole"))
+        ours, theirs = ({"case": case, "exporter": exporter} | middle(found) for exporter, found in rows.items())
+        ours |= whole
+        results += [ours, theirs]
         print(f"{case}: {CASES[case]}")
-        for row in (ours, theirs):
-            extra = row["extra_bytes"] / 1e6
-            print(f"  {row['exporter']:8s} {row['seconds']:7.2f} s  {extra:7.0f} MB extra")
-        print(
-            f"  Keras's own takes {theirs['seconds'] / ours['seconds']:.1f} x the time and "
-            f"{theirs['extra_bytes'] / ours['extra_bytes']:.1f} x the extra memory; edgeseq's verification "
-            f"{ours['verification_seconds']:.2f} s more, peak with it {ours['whole_extra_bytes'] / 1e6:.0f} MB"
-        )
+        show(ours)
+        show(theirs)
+        if "seconds" in ours and "seconds" in theirs:
+            print(
+                f"  Keras's own takes {theirs['seconds'] / ours['seconds']:.1f} x the time and "
+                f"{theirs['extra_bytes'] / ours['extra_bytes']:.1f} x the extra memory"
+            )
+        if "whole_extra_bytes" in ours:
+            print(
+                f"  edgeseq's verification {ours['verification_seconds']:.2f} s more, peak with it "
+                f"{ours['whole_extra_bytes'] / 1e6:.0f} MB"
+            )
     if options.output:
         options.output.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -92,7 +92,7 @@ def _where(context: Any, node: Any, name: str, args: Any) -> None:  # noqa: ARG0
     node.type = "Where"
 
 
-_HANDLERS = {
+_HANDLERS: dict[str, tuple[Any, list[str]]] = {
     "PyFuncStateless": (_keep_marker, []),
     "Expm1": (_expm1, []),
     "Erfc": (_erfc, []),

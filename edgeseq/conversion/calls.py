@@ -13,7 +13,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from edgeseq.conversion.layers import Call, call_of, is_stock, read_bidirectional, read_stock, read_traced
+from edgeseq.conversion.layers import (
+    Call,
+    call_of,
+    is_stock,
+    read_bidirectional,
+    read_stock,
+    read_traced,
+    zeroes_in_time,
+)
 from edgeseq.conversion.markers import RecurrentMarker, Trace, leave_marker
 from edgeseq.errors import UnsupportedLayer
 from edgeseq.lowering.spec import RecurrentSpec
@@ -55,6 +63,7 @@ def _place_layer(
     """Markers for one layer, one a cell; return its output and its states, nested as Keras has them."""
     dtype = layer.cell.compute_dtype
     x, mask = tf.cast(tf.convert_to_tensor(sequences), dtype), _mask(mask)
+    mask_in_time = mask
     given = initial_state is not None
     # Also where nothing is given it tells how the states are nested, and what a custom cell begins with.
     nest = _nest(initial_state) if given else layer.get_initial_state(batch_size=tf.shape(x)[0])
@@ -88,6 +97,10 @@ def _place_layer(
         if index == 0 and mask is not None and layer.go_backwards:
             # A backward pass puts its steps out in the order it computed them.
             mask = tf.reverse(mask, [1])
+    if mask_in_time is not None and zeroes_in_time(layer):
+        for _ in x.shape[2:]:
+            mask_in_time = tf.expand_dims(mask_in_time, -1)
+        x = tf.where(mask_in_time, x, tf.zeros_like(x))
     return x, list(keras.tree.pack_sequence_as(nest, finals))
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgeseq.conversion import graphs
+from edgeseq.conversion.products import write_products
 from edgeseq.conversion.shapes import evaluate, simplify_shapes
 from edgeseq.conversion.transposes import sink_transposes
 
@@ -31,6 +32,7 @@ def clean(model: ir.Model) -> None:
     _transpose_ids_not_vectors(graph)
     _infer_shapes(model)
     simplify_shapes(graph)
+    write_products(graph)
     _apply_rules(model)
     sink_transposes(graph)
     _apply_rules(model)
@@ -239,8 +241,11 @@ def _cuts(node: ir.Node) -> dict[int, tuple[int, int, int]] | None:
     if rank is None or len(bounds) < 3 or None in bounds:
         return None
     starts, ends, axes, *steps = [bound for bound in bounds if bound is not None]
-    all_cuts = zip(axes, starts, ends, steps[0] if steps else [1] * len(axes), strict=True)
-    return {axis % rank: tuple(cut) for axis, *cut in all_cuts if not (cut[0] == 0 and cut[1] >= _END and cut[2] == 1)}
+    cuts = zip(starts, ends, steps[0] if steps else [1] * len(axes), strict=True)
+    whole = {axis % rank: cut for axis, cut in zip(axes, cuts, strict=True)}
+    return {
+        axis: (start, end, step) for axis, (start, end, step) in whole.items() if (start, step) != (0, 1) or end < _END
+    }
 
 
 @_rule("Gather")
@@ -260,6 +265,8 @@ def _last_output(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     if len(layer.outputs) == 1:
         layer.resize_outputs(2)
+        # An output without a name is one that is left out.
+        layer.outputs[1].name = f"{layer.outputs[0].name}/state"
         layer.outputs[1].type = layer.outputs[0].type
     b = graphs.builder(layer)
     made = b.squeeze(layer.outputs[1], 0)
@@ -319,6 +326,32 @@ def _plus_length(total: ir.Value | None, index: ir.Value | None, data: ir.Value,
     if found is None or len(found) != 1 or wanted is None:
         return False
     return found[0] == wanted if isinstance(found[0], int) else found[0].name == wanted
+
+
+@_rule("Not")
+def _not_not(graph: ir.Graph, node: ir.Node) -> bool:
+    first = graphs.producer(node.inputs[0], "Not")
+    if first is None:
+        return False
+    graphs.replace(graph, node, [first.inputs[0]])
+    return True
+
+
+@_rule("Where")
+def _same_choice_again(_: ir.Graph, node: ir.Node) -> bool:
+    """A choice by a condition that has made its choice before, as where a mask is applied layer after layer."""
+    changed = False
+    for place in (1, 2):
+        before = graphs.producer(node.inputs[place], "Where")
+        chosen = None if before is None else before.inputs[place]
+        # What was not chosen may have made the result larger.
+        if before is None or before.inputs[0] is not node.inputs[0] or chosen is None:
+            continue
+        if graphs.lengths(chosen) is None or graphs.lengths(chosen) != graphs.lengths(node.inputs[place]):
+            continue
+        node.replace_input_with(place, chosen)
+        changed = True
+    return changed
 
 
 @_rule("Add")

@@ -82,12 +82,21 @@ def call_of(
         return_sequences=layer.return_sequences,
         backwards=layer.go_backwards,
         masked=masked,
-        masked_output="zero" if layer.zero_output_for_mask else "repeat",
+        masked_output="zero" if layer.zero_output_for_mask and not zeroes_in_time(layer) else "repeat",
         given_state=given_state,
         time_steps=time_steps,
         opset=opset,
         allow_loop=allow_loop,
     )
+
+
+def zeroes_in_time(layer: Any) -> bool:
+    """Whether Keras zeroes the steps of a backward pass by the mask in the order of time.
+
+    With `unroll` it does: the outputs lie in the order of computation there, so other steps than the masked ones become
+    zero (`keras/src/backend/tensorflow/rnn.py`). It is what the model computes, so it is what the file computes.
+    """
+    return bool(layer.unroll and layer.go_backwards and layer.zero_output_for_mask and layer.return_sequences)
 
 
 def is_stock(cell: Any) -> bool:
@@ -254,6 +263,9 @@ def _activation(cell: Any, function: Any, call: Call) -> Activation:
     if function is hard_sigmoid_of_keras_2:
         return Activation(name="hard_sigmoid", alpha=0.2, beta=0.5)
     name = getattr(function, "__name__", type(function).__name__)
+    if function is keras.activations.celu:
+        # With the alpha that a layer calls it with, 1, they are the same.
+        return Activation(name="elu")
     if getattr(keras.activations, name, None) is function and activations.known(Activation(name=name)):
         return Activation(name=name)
     if type(cell) is ConvLSTMCell:

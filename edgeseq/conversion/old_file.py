@@ -28,6 +28,8 @@ from edgeseq.errors import EdgeseqError, InvalidFile, Refused, WrongUsage
 from edgeseq.files import check_input
 
 _OLDER_CONTAINER = "_layer_checkpoint_dependencies"
+_LAST_OLD = Age(text="2", version=(2, 15), tensorflow=True)
+"""What a `.weights.h5` file may be of that is not of Keras 3: files in this layout began with Keras 2.12."""
 
 
 def age_of(path: Path) -> Age | None:
@@ -113,20 +115,20 @@ def with_weights(model: Any, weights: Any, *, ours: bool = False) -> tuple[Any, 
     copy = model if ours else _copy(model)
     notes: list[str] = []
     with _told(path), _weights(path) as (group, layout):
-        inside = holders(copy.layers)
+        age = (_age(group) or _age(group.parent) or KERAS_1) if layout == "layers" else _age_of_store(group)
         if layout == "layers":
-            age = _age(group) or _age(group.parent) or KERAS_1
-            _fill(group, inside, age, notes)
+            assert age is not None
+            _fill(group, holders(copy.layers), age, notes)
+        elif age is None or age.old:
+            _fill_store(group, holders(copy.layers), age or _LAST_OLD)
         else:
-            found = _age_of_store(group)
-            if found is None and _uses_hard_sigmoid(copy):
-                raise Refused(
-                    f"{path} does not tell whether Keras 2 or 3 wrote it, and hard_sigmoid differs between them. Save "
-                    "the whole model (model.save) with the Keras that trained it"
-                )
-            age = found or Age(text="3", version=(3,), tensorflow=True)
-            _fill_store(group, inside, age)
-    if age.old:
+            copy.load_weights(path)
+    if age is None and give_old_meaning(copy, _LAST_OLD):
+        raise Refused(
+            f"{path} does not tell whether Keras 2 or 3 wrote it, and hard_sigmoid differs between them. Save the "
+            "whole model (model.save) with the Keras that trained it"
+        )
+    if age is not None and age.old:
         notes = [f"the weights {path.name} were written by Keras {age.text}", *notes, *give_old_meaning(copy, age)]
     return copy, notes
 
@@ -207,18 +209,10 @@ def _weights(path: Path) -> Iterator[tuple[Any, str]]:
 def _age_of_store(file: Any) -> Age | None:
     """Keras 3.10 and later name the layers; Keras 2.12 had another container; between them nothing tells."""
     if _OLDER_CONTAINER in file:
-        return Age(text="2", version=(2, 12), tensorflow=True)
+        return _LAST_OLD
     named: list[bool] = []
     file.visititems(lambda _, part: named.append("name" in part.attrs))
     return Age(text="3", version=(3,), tensorflow=True) if any(named) else None
-
-
-def _uses_hard_sigmoid(model: Any) -> bool:
-    return any(
-        getattr(layer, name, None) is keras.activations.hard_sigmoid
-        for layer in model._flatten_layers()
-        for name in ("activation", "recurrent_activation")
-    )
 
 
 def _copy(model: Any) -> Any:

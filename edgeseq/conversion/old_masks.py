@@ -15,6 +15,7 @@ _MERGES = tuple(
     getattr(keras.layers, name)
     for name in ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate")
 )
+_LISTS = (*_MERGES, keras.layers.Dot, keras.layers.Attention, keras.layers.AdditiveAttention)
 # These do with a mask what they did before.
 _SAME = (keras.layers.BatchNormalization, keras.layers.Attention, keras.layers.AdditiveAttention)
 
@@ -29,33 +30,21 @@ def call_layer(layer: Any, inputs: Sequence[Any], options: dict[str, Any], age: 
     if "initial_state" in options:
         raise UnsupportedLayer(layer.name, "it is called with an initial state, but is not recurrent")
     masks = [_mask(x) for x in inputs] if "mask" not in options else [options["mask"]]
-    masked = any(mask is not None for mask in masks)
-    if isinstance(layer, keras.layers.TimeDistributed):
-        _refuse_inner_masks(layer, masks, age)
-    elif masked and layer._call_has_mask_arg and not isinstance(layer, _SAME):
-        # Without TensorFlow's Keras 2.1, every Keras either took the mask or refused to build the model.
-        known = isinstance(layer, keras.layers.GlobalAveragePooling1D) and (
-            age.masks_like_keras_3 or not age.tensorflow
-        )
-        if not known:
-            raise UnsupportedLayer(layer.name, f"what a mask did to it in Keras {age.text} is not known")
-    merging = isinstance(layer, (*_MERGES, keras.layers.Dot, keras.layers.Attention, keras.layers.AdditiveAttention))
-    outputs: list[Any] = keras.tree.flatten(layer(list(inputs) if merging or len(inputs) > 1 else inputs[0], **options))
-    if isinstance(layer, _MERGES) and masked:
+    _refuse_unknown_masks(layer, masks, age)
+    together = isinstance(layer, _LISTS) or len(inputs) > 1
+    outputs: list[Any] = keras.tree.flatten(layer(list(inputs) if together else inputs[0], **options))
+    if isinstance(layer, _MERGES) and any(mask is not None for mask in masks):
         outputs[0]._keras_mask = _merged(layer, inputs, masks)
         if any(mask is not masks[0] for mask in masks):
-            notes.append(
-                f"layer '{layer.name}': a step counts where it counts in every input that has a mask, as in Keras "
-                f"{age.text}; Keras 3 has another rule"
-            )
-    if (
-        isinstance(layer, keras.layers.TimeDistributed)
-        and _reads_rows(layer, masks, age)
-        and not layer.layer.return_sequences
-    ):
-        # What is left of a row counts when any step of it did.
+            notes.append(_said(layer, "a step counts where it counts in every input that has a mask", age))
+    if _reads_rows(layer, masks, age) and not layer.layer.return_sequences:
         outputs[0]._keras_mask = keras.ops.any(masks[0], axis=-1)
+        notes.append(_said(layer, "a row counts where any step of it counts", age))
     return outputs
+
+
+def _said(layer: Any, rule: str, age: Age) -> str:
+    return f"layer '{layer.name}': {rule}, as in Keras {age.text}; Keras 3 has another rule"
 
 
 def _mask(x: Any) -> Any:
@@ -94,24 +83,31 @@ def _merged(layer: Any, inputs: Sequence[Any], masks: Sequence[Any]) -> Any:
     return merged
 
 
-def _refuse_inner_masks(layer: Any, masks: Sequence[Any], age: Age) -> None:
-    inner = layer.layer
+def _refuse_unknown_masks(layer: Any, masks: Sequence[Any], age: Age) -> None:
+    """Refuse a layer whose use of a mask changed, or is not known, since that age."""
     masked = any(mask is not None for mask in masks)
-    if isinstance(inner, keras.Model):
-        makes_mask = any(_mask(output) is not None for output in inner.outputs)
-        takes_mask = True
-    else:
-        makes_mask = isinstance(inner, keras.layers.Masking) or getattr(inner, "mask_zero", False)
-        takes_mask = inner._call_has_mask_arg and not isinstance(inner, keras.layers.BatchNormalization)
-    if makes_mask or (masked and takes_mask and not _reads_rows(layer, masks, age)):
-        raise UnsupportedLayer(
-            layer.name,
-            f"a mask goes through it, to or from the layer '{inner.name}' inside; Keras {age.text} and Keras 3 differ "
-            "in that",
-        )
+    if isinstance(layer, keras.layers.TimeDistributed):
+        inner = layer.layer
+        if isinstance(inner, keras.Model):
+            makes_mask, takes_mask = any(_mask(output) is not None for output in inner.outputs), True
+        else:
+            makes_mask = isinstance(inner, keras.layers.Masking) or getattr(inner, "mask_zero", False)
+            takes_mask = inner._call_has_mask_arg and not isinstance(inner, keras.layers.BatchNormalization)
+        if makes_mask or (masked and takes_mask and not _reads_rows(layer, masks, age)):
+            raise UnsupportedLayer(
+                layer.name,
+                f"a mask goes to or comes from the layer '{inner.name}' inside it; Keras {age.text} and Keras 3 differ "
+                "in that",
+            )
+    elif masked and layer._call_has_mask_arg and not isinstance(layer, _SAME):
+        # Apart from TensorFlow's Keras 2.1, every Keras either took the mask here or refused to build the model.
+        if isinstance(layer, keras.layers.GlobalAveragePooling1D) and (age.masks_like_keras_3 or not age.tensorflow):
+            return
+        raise UnsupportedLayer(layer.name, f"what a mask did to it in Keras {age.text} is not known")
 
 
 def _reads_rows(layer: Any, masks: Sequence[Any], age: Age) -> bool:
     """Whether a TimeDistributed recurrent layer gets a mask of (batch, rows, steps): of words in sentences, say."""
-    mask = masks[0]
-    return isinstance(layer.layer, _RECURRENT) and mask is not None and len(mask.shape) > 2 and age.masks_like_keras_3
+    if not isinstance(layer, keras.layers.TimeDistributed) or not isinstance(layer.layer, _RECURRENT):
+        return False
+    return masks[0] is not None and len(masks[0].shape) > 2 and age.masks_like_keras_3

@@ -169,10 +169,10 @@ def make_input(spec: Input, sizes: Sizes, random: np.random.Generator, *, empty_
     shape = tuple(axis if isinstance(axis, int) else sizes[axis] for axis in spec.axes)
     if spec.dtype == "bool":
         return random.random(shape) < 0.7
-    if np.dtype(spec.dtype).kind in "iu":
-        array = random.integers(0, spec.vocabulary or 2, shape).astype(spec.dtype)
-    elif spec.vocabulary is not None:
-        array = random.integers(0, spec.vocabulary, shape).astype(spec.dtype)
+    if np.dtype(spec.dtype).kind in "iu" or spec.vocabulary is not None:
+        ids = spec.vocabulary or 2
+        # Which steps are masked is decided below.
+        array = random.integers(1 if spec.mask_value == 0 and ids > 1 else 0, ids, shape).astype(spec.dtype)
     else:
         array = random.standard_normal(shape).astype(spec.dtype)
     if spec.mask_value is not None and len(shape) >= 2:

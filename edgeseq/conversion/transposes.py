@@ -60,7 +60,7 @@ def _try(graph: ir.Graph, transpose: ir.Node) -> bool:
         for source in region.sources.values()
         if not source.outputs[0].is_graph_output() and all(id(use.node) in inside for use in source.outputs[0].uses())
     ]
-    opposite = sum(1 for end in region.ends if end.op_type == "Transpose" and not end.outputs[0].is_graph_output())
+    opposite = sum(1 for end in region.ends if end.op_type == "Transpose")
     new = sum(1 for value in region.outside.values() if _transposed(value, _inverse(perm)) is None)
     if len(gone) + opposite <= new + len(region.leaving):
         return False

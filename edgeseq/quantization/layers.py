@@ -101,7 +101,8 @@ def has_external_data(path: StrPath) -> bool:
 def _outside_bytes(tensor: onnx.TensorProto) -> int:
     if not onnx.external_data_helper.uses_external_data(tensor):
         return 0
-    return math.prod(tensor.dims) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    itemsize: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return math.prod(tensor.dims) * itemsize
 
 
 def refuse_quantized(model: onnx.ModelProto, path: StrPath) -> None:

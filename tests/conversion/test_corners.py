@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-import zipfile
 
 import keras
 import numpy as np
@@ -144,17 +142,6 @@ class TestStreams:
 
 
 class TestFiles:
-    def test_a_keras_file_of_keras_2_is_refused(self, tmp_path):
-        sequential(L.LSTM(3)).save(tmp_path / "new.keras")
-        with zipfile.ZipFile(tmp_path / "new.keras") as new, zipfile.ZipFile(tmp_path / "old.keras", "w") as old:
-            for name in new.namelist():
-                content = new.read(name)
-                if name == "metadata.json":
-                    content = json.dumps({**json.loads(content), "keras_version": "2.15.0"}).encode()
-                old.writestr(name, content)
-        with pytest.raises(errors.Refused, match=r"written by Keras 2\.15\.0"):
-            edgeseq.export(tmp_path / "old.keras", tmp_path / "model.onnx")
-
     def test_a_folder_in_the_place_of_the_samples_is_left_alone(self, tmp_path):
         folder = tmp_path / "model.golden"
         folder.mkdir()

@@ -66,7 +66,6 @@ def test_the_answers_are_those_of_the_file_with_everything_inside(tmp_path, monk
     edgeseq.export(stack, tmp_path / "outside.onnx")
     monkeypatch.undo()
     edgeseq.export(stack, tmp_path / "inside.onnx")
-    (data,) = tmp_path.glob("*.data")
     # Several tensors, each where Windows can map it into memory.
     graph = onnx.load(tmp_path / "outside.onnx", load_external_data=False).graph
     entries = [{e.key: e.value for e in tensor.external_data} for tensor in graph.initializer if tensor.external_data]
@@ -81,7 +80,9 @@ def test_exported_twice_it_has_the_same_bytes(tmp_path):
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
         edgeseq.export(keras_model, tmp_path / place / "model.onnx")
-        contents.append({entry.name: entry.read_bytes() for entry in (tmp_path / place).glob("model.*") if entry.is_file()})
+        contents.append(
+            {entry.name: entry.read_bytes() for entry in (tmp_path / place).glob("model.*") if entry.is_file()}
+        )
     assert len(contents[0]) == 2
     assert contents[0] == contents[1]
 

@@ -31,12 +31,11 @@ def _softmax(x):
 
 
 def _sparsemax(x):
-    """Martins and Astudillo 2016: the projection onto the simplex."""
+    """As Keras has it: Martins and Astudillo 2016 take the last of the sums over the support, Keras takes all."""
     down = -np.sort(-x, axis=-1)
-    k = np.arange(1, x.shape[-1] + 1)
     sums = np.cumsum(down, -1)
-    count = (1 + k * down > sums).sum(-1, keepdims=True)
-    threshold = (np.take_along_axis(sums, count - 1, -1) - 1) / count
+    support = 1 + np.arange(1, x.shape[-1] + 1) * down > sums
+    threshold = (np.where(support, sums, 0).sum(-1, keepdims=True) - 1) / support.sum(-1, keepdims=True)
     return np.maximum(x - threshold, 0)
 
 

@@ -36,10 +36,9 @@ ACTIVATIONS = (
 )  # fmt: skip
 # Made in `matrix_models`: a registered function, a lambda, keras.layers.LeakyReLU(0.3) and a keras.layers.PReLU.
 OWN_ACTIVATIONS = ("own_function", "own_lambda", "LeakyReLU", "PReLU")
-# Those that ONNX's LSTM, GRU and RNN compute themselves: https://onnx.ai/onnx/operators/onnx__LSTM.html.
+# Those that ONNX's LSTM, GRU and RNN compute themselves; onnxruntime's softplus overflows, so it is not among them.
 IN_ONNX = frozenset(
-    {"default", "tanh", "sigmoid", "relu", "linear", "hard_sigmoid", "elu", "leaky_relu", "softsign", "softplus"}
-    | {"LeakyReLU", "celu"}
+    {"default", "tanh", "sigmoid", "relu", "linear", "hard_sigmoid", "elu", "leaky_relu", "softsign", "LeakyReLU"}
 )
 # As a gate or a candidate these keep what is fed back within a few units; others grow with every step.
 BOUNDED = frozenset(
@@ -137,11 +136,18 @@ class Case:
         return (kind,) if kind in STOCK else ()
 
     @property
+    def is_masked(self) -> bool:
+        """Whether the layer sees a mask: Keras drops one that comes with its input when states are given."""
+        return self.mask == "input" or (self.mask != "none" and self.initial == "zero")
+
+    @property
     def strategies(self) -> frozenset[str]:
         """What can be forced on it."""
         possible = {"scan"}
         # A stateful layer's file takes chunks of any length.
-        free = self.stateful or not self.time or (self.is_time_distributed and not self.outer_time)
+        free = self.stateful or not self.time
+        if self.is_time_distributed and self.after == "LSTM":
+            free |= not self.outer_time
         if not free:
             possible.add("unrolled")
         functions = {self.activation} if self.kinds == ("SimpleRNN",) else {self.activation, self.recurrent_activation}
@@ -155,8 +161,9 @@ class Case:
         if "fused" in self.strategies:
             return "fused"
         short = 0 if self.layer == CUSTOM else SHORT_CONVOLUTION if self.rank else SHORT
-        # The inner time decides for a layer inside a TimeDistributed.
-        return "unrolled" if self.time and self.time <= short and not self.stateful else "scan"
+        # A Scan leaves masked steps out, which written-out ones would compute.
+        free = not self.time or self.stateful or self.is_masked
+        return "unrolled" if not free and self.time <= short else "scan"
 
 
 def settle(options: dict[str, Any]) -> Case:
@@ -231,6 +238,8 @@ def settle(options: dict[str, Any]) -> Case:
         drop("initial")
     if case.policy == "float64":
         drop("activation", "recurrent_activation")  # onnxruntime lacks some of them in double precision.
+    if case.activation == "exponential" and case.recurrent_activation not in BOUNDED:
+        drop("recurrent_activation")  # Its numbers leave float32 within a few steps.
     wild_gate = case.recurrent_activation not in BOUNDED
     wild = case.activation not in BOUNDED and (wild_gate or case.activation in ("exponential", "log_softmax"))
     if (wild or wild_gate) and not case.stateful:
