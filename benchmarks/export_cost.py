@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -102,20 +101,42 @@ def measure(case, exporter, folder):
 
 
 def run(case, exporter, options):
-    """One export in a fresh process: its figures, or the error that it ended with."""
-    command = [sys.executable, __file__, "--measure", case, exporter, "--memory-gb", str(options.memory_gb)]
+    """One export in a fresh process: its figures, or why it did not end well."""
+    # The folder is this process's: one that is ended leaves its files.
+    with tempfile.TemporaryDirectory() as folder:
+        return run_in(folder, case, exporter, options)
+
+
+def run_in(folder, case, exporter, options):
+    command = [sys.executable, __file__, "--measure", case, exporter, folder]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    deadline = time.monotonic() + options.timeout_s
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+        try:
+            while child.poll() is None:
+                time.sleep(0.1)
+                if time.monotonic() > deadline:
+                    return {"error": f"not finished after {options.timeout_s:g} s"}
+                # Better one failure than a machine without memory.
+                if resident_bytes(child.pid) > options.memory_gb * 1e9:
+                    return {"error": f"not finished within {options.memory_gb:g} GB of memory"}
+        finally:
+            child.kill()
+            child.wait()
+        out.seek(0)
+        err.seek(0)
+        if child.returncode:
+            return {"error": err.read().strip().splitlines()[-1][:300]}
+        return json.loads(out.read().splitlines()[-1])
+
+
+def resident_bytes(pid):
+    """What a process holds in memory; 0 for one that has just ended."""
     try:
-        ran = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, timeout=options.timeout_s
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"not finished after {options.timeout_s:g} s"}
-    if ran.returncode:
-        lines = [line for line in ran.stderr.splitlines() if line and not line.startswith((" ", "W0", "I0", "E0"))]
-        limits = f"ended with code {ran.returncode} at a limit of {options.memory_gb:g} GB of memory"
-        return {"error": f"{limits}: {lines[-1][:300] if lines else 'no message'}"}
-    return json.loads(ran.stdout.splitlines()[-1])
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
 
 
 def middle(rows):
@@ -136,13 +157,11 @@ def main():
     parser.add_argument("--case", choices=CASES, action="append")
     parser.add_argument("--timeout-s", type=float, default=180)
     parser.add_argument("--memory-gb", type=float, default=16)
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        # Better a failure of this process than a machine without memory.
-        resource.setrlimit(resource.RLIMIT_DATA, (int(options.memory_gb * 1e9),) * 2)
-        with tempfile.TemporaryDirectory() as folder:
-            measure(*options.measure, Path(folder))
+        case, exporter, folder = options.measure
+        measure(case, exporter, Path(folder))
         return
     results = []
     for case in options.case or CASES:

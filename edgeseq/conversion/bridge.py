@@ -65,26 +65,26 @@ def _keep_marker(context: Any, node: Any, name: str, args: Any) -> None:  # noqa
 
 def _expm1(context: Any, node: Any, name: str, args: Any) -> None:  # noqa: ARG001
     """exp(x) - 1, which tf2onnx lacks. Near zero it loses digits of a number that is next to nothing there."""
-    dtype = helper.tensor_dtype_to_np_dtype(context.get_dtype(node.input[0]))
-    one = context.make_const(f"{name}/one", np.ones((), dtype))
-    exponential = context.make_node("Exp", node.input, name=f"{name}/exp")
-    shapes, dtypes = node.output_shapes, node.output_dtypes
-    context.remove_node(name)
-    context.make_node(
-        "Sub", [exponential.output[0], one.output[0]], name=name, outputs=node.output, shapes=shapes, dtypes=dtypes
-    )
+    exponential = context.make_node("Exp", node.input, name=f"{name}/exp").output[0]
+    _subtract(context, node, name, exponential, _one(context, node, name))
 
 
 def _erfc(context: Any, node: Any, name: str, args: Any) -> None:  # noqa: ARG001
-    """1 - erf(x), which tf2onnx lacks; Keras's gelu has it. Far from zero it loses digits of next to nothing."""
+    """1 - erf(x), which tf2onnx lacks; Keras's gelu is made of it."""
+    error_function = context.make_node("Erf", node.input, name=f"{name}/erf").output[0]
+    _subtract(context, node, name, _one(context, node, name), error_function)
+
+
+def _one(context: Any, node: Any, name: str) -> str:
     dtype = helper.tensor_dtype_to_np_dtype(context.get_dtype(node.input[0]))
-    one = context.make_const(f"{name}/one", np.ones((), dtype))
-    error = context.make_node("Erf", node.input, name=f"{name}/erf")
+    made: str = context.make_const(f"{name}/one", np.ones((), dtype)).output[0]
+    return made
+
+
+def _subtract(context: Any, node: Any, name: str, first: str, second: str) -> None:
     shapes, dtypes = node.output_shapes, node.output_dtypes
     context.remove_node(name)
-    context.make_node(
-        "Sub", [one.output[0], error.output[0]], name=name, outputs=node.output, shapes=shapes, dtypes=dtypes
-    )
+    context.make_node("Sub", [first, second], name=name, outputs=node.output, shapes=shapes, dtypes=dtypes)
 
 
 def _where(context: Any, node: Any, name: str, args: Any) -> None:  # noqa: ARG001

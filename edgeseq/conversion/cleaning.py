@@ -6,7 +6,8 @@ otherwise. Bodies of Scan, Loop and If are left as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -30,15 +31,14 @@ def clean(model: ir.Model) -> None:
     _drop_identities(graph)
     _share(model)
     _transpose_ids_not_vectors(graph)
-    _infer_shapes(model)
-    simplify_shapes(graph)
-    write_products(graph)
-    _apply_rules(model)
-    sink_transposes(graph)
-    _apply_rules(model)
-    _drop_identities(graph)
-    _share(model)
-    _forget_shapes(graph)
+    with _shapes_known(model):
+        simplify_shapes(graph)
+        write_products(graph)
+        _apply_rules(model)
+        sink_transposes(graph)
+        _apply_rules(model)
+        _drop_identities(graph)
+        _share(model)
 
 
 def _share(model: ir.Model) -> None:
@@ -73,18 +73,26 @@ def _drop_identities(graph: ir.Graph) -> None:
         graph.remove(node, safe=True)
 
 
-def _infer_shapes(model: ir.Model) -> None:
+@contextlib.contextmanager
+def _shapes_known(model: ir.Model) -> Iterator[None]:
+    """With inferred shapes meanwhile; afterwards without: names of free axes inside a graph come by chance."""
     common.TopologicalSortPass()(model)
     common.NameFixPass()(model)
+    before = {id(value): (value, value.shape, value.type) for value in _inner_values(model)}
     common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    yield
+    outputs = set(map(id, model.graph.outputs))
+    for value in _inner_values(model):
+        if id(value) not in outputs:
+            _, value.shape, value.type = before.get(id(value), (value, None, None))
 
 
-def _forget_shapes(graph: ir.Graph) -> None:
-    """The names of free axes between inputs and outputs come by chance, and need not be in the file."""
-    for node in graph:
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = None
+def _inner_values(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in [model.graph, *model.graph.subgraphs()]:
+        if graph is not model.graph:
+            yield from graph.inputs
+        for node in graph:
+            yield from node.outputs
 
 
 def _apply_rules(model: ir.Model) -> None:

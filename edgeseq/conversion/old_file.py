@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -250,11 +249,11 @@ def _names(group: Any, attribute: str) -> list[str]:
     if attribute in group.attrs:
         return [_text(name) for name in group.attrs[attribute]]
     names: list[str] = []
-    for chunk in itertools.count():
-        if f"{attribute}{chunk}" not in group.attrs:
-            return names
+    chunk = 0
+    while f"{attribute}{chunk}" in group.attrs:
         names += [_text(name) for name in group.attrs[f"{attribute}{chunk}"]]
-    raise AssertionError("unreachable")
+        chunk += 1
+    return names
 
 
 def _text(value: Any) -> str:

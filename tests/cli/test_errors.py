@@ -102,8 +102,8 @@ def test_a_refused_layer_is_named(edgeseq_command: Any, tmp_path: Path) -> None:
 
     @keras.saving.register_keras_serializable(package="tests")
     class MyLSTM(keras.layers.LSTM):  # type: ignore[misc]
-        def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False) -> Any:
-            return super().call(sequences, initial_state=initial_state, mask=mask, training=training) * 2
+        def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
+            return super().inner_loop(sequences * 2, initial_state, mask, training)
 
     model = keras.Sequential([keras.Input((None, 2)), MyLSTM(3, name="odd_one")])
     model.save(tmp_path / "m.keras")

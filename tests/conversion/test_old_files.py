@@ -84,6 +84,20 @@ def attention():
     return tk.Model([words, keys], L.GlobalAveragePooling1D()(L.Concatenate()(both)))
 
 
+def frozen():
+    """Weights that are not trained lie in another order, here those of one layer and of a whole model."""
+    half = sequential(L.BatchNormalization(trainable=False), L.LSTM(4, return_sequences=True), L.BatchNormalization())
+    whole = sequential(L.BatchNormalization(), L.GRU(4, return_sequences=True), L.BatchNormalization())
+    whole.trainable = False
+    return sequential(half, whole, L.Bidirectional(L.LSTM(3), trainable=False))
+
+
+def without_an_input():
+    model = tk.Sequential([L.LSTM(3, return_sequences=True), L.GRU(2)])
+    model(np.zeros((1, 7, 4), np.float32))
+    return model
+
+
 def frames_with_a_model():
     frame = tk.Sequential([tk.Input((6, 6, 2)), L.Conv2D(3, 3, activation="relu"), L.MaxPooling2D(), L.Flatten()])
     return sequential(L.TimeDistributed(frame), L.LSTM(3), shape=(5, 6, 6, 2))
@@ -143,6 +157,8 @@ RECURRENT = {
     "a mask out of a nested model": masked_nested,
     "a mask into a nested model": masked_into_nested,
     "a mask as an input": mask_as_an_input,
+    "frozen": frozen,
+    "without an input": without_an_input,
     "attention": attention,
     "a model on each frame": frames_with_a_model,
 }  # fmt: skip

@@ -81,7 +81,7 @@ class TestInputsAndOutputs:
     def test_an_integer_and_a_boolean_output(self, path):
         x = keras.Input((None, 4), name="x")
         y = L.LSTM(5)(x)
-        model = keras.Model(x, {"class": keras.ops.argmax(y, -1), "sure": keras.ops.max(y, -1) > 0.1})
+        model = keras.Model(x, {"high": keras.ops.cast(y * 10, "int32"), "sure": keras.ops.max(y, -1) > 0.1})
         check(model, noise(3, 5, 4), path)
 
     def test_scalars_and_sequences_of_unlike_length_side_by_side(self, path):
@@ -412,7 +412,7 @@ BESIDE = {
         lambda: in_a_row(rnn(), L.PReLU(shared_axes=[1]), L.LeakyReLU(), L.ELU(), L.ReLU(6.0), L.Softmax(), L.GRU(3)),
         (2, 6, 4),
     ),
-    "einsum dense": (lambda: in_a_row(rnn(), L.EinsumDense("btf,fo->bto", (None, 3), "o"), L.GRU(3)), (2, 6, 4)),
+    "einsum dense": (lambda: in_a_row(rnn(), L.EinsumDense("btf,fo->bto", (None, 3), bias_axes="o"), L.GRU(3)), (2, 6, 4)),
 }  # fmt: skip
 
 
@@ -446,16 +446,17 @@ class TestVocabularies:
         looked_up = keras.Sequential([layer])(x) if nested else layer(x)
         model = keras.Model(x, L.GRU(3)(L.Embedding(6, 4)(looked_up)))
         kind = type(layer).__name__
-        with pytest.raises(errors.UnsupportedLayer, match=f"layer 'table': a {kind} .*`preprocessing`"):
+        with pytest.raises(errors.UnsupportedLayer, match=f"layer 'table' .*: a {kind} .*`preprocessing`"):
             edgeseq.export(model, path)
         assert not list(path.parent.iterdir())
 
 
-def spread_out(model, scale=1.5):
-    """Weights large enough that a decoder's choices differ from step to step."""
+def spread_out(model):
+    """Weights so large, and biases so small, that a decoder's choices differ from step to step."""
     random = np.random.default_rng(3)
     for weight in model.weights:
-        weight.assign(random.normal(0, scale / np.sqrt(max(1, weight.shape[0] / 4)), weight.shape))
+        scale = 0.1 if weight.name == "bias" else 3.0 / np.sqrt(weight.shape[0])
+        weight.assign(random.normal(0, scale, weight.shape))
     return model
 
 
@@ -573,10 +574,10 @@ def trainable(*extra):
 
 
 class Overridden(L.LSTM):
-    """Refused, since it may compute anything; only after every other layer has been traced."""
+    """Refused, since it runs over time in a way of its own; only after the layers before it have been traced."""
 
-    def call(self, sequences, initial_state=None, mask=None, training=False):
-        return 2 * super().call(sequences, initial_state=initial_state, mask=mask, training=training)
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        return super().inner_loop(sequences, initial_state, mask=mask, training=training)
 
 
 def life(model, exporting):

@@ -203,6 +203,8 @@ def settle(options: dict[str, Any]) -> Case:
             drop("backward")
         if case.backward == "kind":
             drop("initial", "activation", "recurrent_activation")  # Keras hands each direction half of the states.
+        if case.backward == "kind" and case.layer != "SimpleRNN":
+            drop("states")  # Keras takes both directions to have as many states.
         if case.backward != "same":
             drop("regularized", "dropout")
         if case.activation in ("own_lambda", "PReLU"):
@@ -244,7 +246,7 @@ def settle(options: dict[str, Any]) -> Case:
     wild = case.activation not in BOUNDED and (wild_gate or case.activation in ("exponential", "log_softmax"))
     if (wild or wild_gate) and not case.stateful:
         # Few steps: what grows with every step soon leaves float32's digits behind.
-        fixed["time"] = min(case.time or 4, 4)
+        fixed["time"] = min(case.time or 4, 2 if case.rank else 4)
     return dataclasses.replace(case, **fixed)
 
 
