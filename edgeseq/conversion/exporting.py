@@ -119,7 +119,7 @@ def export(
         conversion += time.perf_counter() - started
 
         started = time.perf_counter()
-        parity = verify(temporary, answers.trials, tolerance=manifest.tolerance)
+        parity, refused = verify(temporary, answers.trials, tolerance=manifest.tolerance)
         if not parity:
             raise _parity_failed(parity, answers)
         sample = answers.trials[0] if given is not None else max(answers.trials, key=_rows)
@@ -143,6 +143,7 @@ def export(
             *signature.notes,
             *converted.notes,
             *answers.refused,
+            *refused,
         ),
         conversion_seconds=conversion,
         verification_seconds=verification,

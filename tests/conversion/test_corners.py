@@ -236,3 +236,12 @@ def test_what_is_patched_for_the_process_is_put_back_by_every_thread():
     for thread in threads:
         thread.join()
     assert (logger.level, "object" in vars(np)) == (before, had_object)
+
+
+def test_fewer_steps_than_a_convolution_takes_are_told(tmp_path):
+    model = sequential(L.LSTM(4, return_sequences=True), L.Conv1D(4, 3))
+    report = edgeseq.export(model, tmp_path / "model.onnx")
+    assert report.parity
+    assert any("(2, 1, 4)" in note for note in report.notes)
+    with pytest.raises(errors.InputMismatch):
+        Model(tmp_path / "model.onnx")(np.zeros((2, 1, 4), np.float32))

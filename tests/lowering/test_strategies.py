@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from equations import FUNCTIONS, numpy_layer
 from hypothesis import given as given_example
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,25 +21,6 @@ from edgeseq.lowering.strategy import Signals
 
 # Sums of at most a few dozen float32 products in another order, through a few steps that keep values in -1..1.
 TOLERANCE = 2e-6
-
-FUNCTIONS = {
-    "tanh": np.tanh,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "relu": lambda x: np.maximum(x, 0),
-    "linear": lambda x: x,
-    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
-    "elu": lambda x: np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1),
-    "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * (np.exp(np.minimum(x, 0)) - 1)),
-    "leaky_relu": lambda x: np.where(x > 0, x, 0.2 * x),
-    "softsign": lambda x: x / (1 + np.abs(x)),
-    "softplus": lambda x: np.log1p(np.exp(-np.abs(x))) + np.maximum(x, 0),
-    "relu6": lambda x: np.clip(x, 0, 6),
-    "silu": lambda x: x / (1 + np.exp(-x)),
-    "hard_silu": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-    "gelu": lambda x: 0.5 * x * (1 + np.vectorize(__import__("math").erf)(x / np.sqrt(2))),
-    "exponential": np.exp,
-    "mish": lambda x: x * np.tanh(np.log1p(np.exp(x))),
-}
 
 
 def make_spec(
@@ -79,58 +61,6 @@ def make_spec(
     return RecurrentSpec(
         layer="layer", layer_type="Layer", kind=kind, units=units, directions=made, reset_after=reset_after, **options
     )
-
-
-def numpy_step(spec, direction, x, states):
-    """One step as in Hochreiter and Schmidhuber 1997 (with forget gates), Cho et al. 2014, and Elman 1990."""
-    f = FUNCTIONS[direction.activation.name]
-    products = x @ direction.kernel + (0 if direction.bias is None else direction.bias)
-    h = states[0]
-    if spec.kind == "simple_rnn":
-        return [f(products + h @ direction.recurrent_kernel)]
-    g = FUNCTIONS[direction.recurrent_activation.name]
-    if spec.kind == "lstm":
-        i, forget, c, o = np.split(products + h @ direction.recurrent_kernel, 4, axis=-1)
-        cell = g(forget) * states[1] + g(i) * f(c)
-        return [g(o) * f(cell), cell]
-    xz, xr, xh = np.split(products, 3, axis=-1)
-    kz, kr, kh = np.split(direction.recurrent_kernel, 3, axis=-1)
-    bz, br, bh = np.split(np.zeros(3 * spec.units) if direction.recurrent_bias is None else direction.recurrent_bias, 3)
-    z, r = g(xz + h @ kz + bz), g(xr + h @ kr + br)
-    inner = r * (h @ kh + bh) if spec.reset_after else (r * h) @ kh
-    return [z * h + (1 - z) * f(xh + inner)]
-
-
-def numpy_layer(spec, x, mask=None, initial=None):
-    """Outputs and states as Keras defines them: a masked step keeps the state and repeats the output, or zeros it."""
-    count = len(STATES[spec.kind])
-    sides, finals = [], []
-    for index, direction in enumerate(spec.directions):
-        given = initial[index * count : (index + 1) * count] if initial else None
-        states = [np.zeros((len(x), spec.units)) if given is None else given[i].astype(float) for i in range(count)]
-        output = np.zeros((len(x), spec.units))
-        outputs = []
-        order = range(x.shape[1])
-        for t in reversed(order) if direction.backwards else order:
-            after = numpy_step(spec, direction, x[:, t].astype(float), states)
-            keep = np.ones((len(x), 1), bool) if mask is None else mask[:, t, None]
-            states = [np.where(keep, new, old) for new, old in zip(after, states, strict=True)]
-            output = np.where(keep, after[0], 0 if spec.masked_output == "zero" else output)
-            outputs.append(output)
-        if direction.backwards and len(spec.directions) == 2:
-            outputs.reverse()
-        sides.append(np.stack(outputs, 1) if spec.return_sequences else output)
-        finals += states
-    if len(sides) == 1:
-        return [sides[0]], finals
-    merged = {
-        "concat": lambda a, b: [np.concatenate([a, b], -1)],
-        "sum": lambda a, b: [a + b],
-        "mul": lambda a, b: [a * b],
-        "ave": lambda a, b: [(a + b) / 2],
-        "none": lambda a, b: [a, b],
-    }[spec.merge](*sides)
-    return merged, finals
 
 
 def run(spec, strategy, x, mask=None, initial=None):

@@ -98,6 +98,8 @@ class Case:
     dilation: int = 1
     padding: str = "same"
     channels_first: bool = False
+    scale: int = 1
+    """How many times as large as necessary the images of a convolutional layer are, in each direction."""
     after: str = "none"
     """What reads the output."""
     policy: str = "float32"
@@ -246,7 +248,7 @@ def settle(options: dict[str, Any]) -> Case:
     wild = case.activation not in BOUNDED and (wild_gate or case.activation in ("exponential", "log_softmax"))
     if (wild or wild_gate) and not case.stateful:
         # Few steps: what grows with every step soon leaves float32's digits behind.
-        fixed["time"] = min(case.time or 4, 2 if case.rank else 4)
+        fixed["time"] = min(case.time or 4, 2 if case.rank or case.activation == "exponential" else 4)
     return dataclasses.replace(case, **fixed)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -215,7 +215,7 @@ def _step_shape(case: Case) -> tuple[int, ...]:
     if not case.rank:
         return (case.features,)
     # Unlike lengths, so that swapped axes show; large enough for a dilated window without padding.
-    image = {1: (9,), 2: (7, 6), 3: (6, 5, 5)}[case.rank]
+    image = tuple(case.scale * length for length in {1: (9,), 2: (7, 6), 3: (6, 5, 5)}[case.rank])
     return (case.features, *image) if case.channels_first else (*image, case.features)
 
 
@@ -273,33 +273,48 @@ def trials(case: Case, model: keras.Model, seed: int = 5) -> Iterator[list[np.nd
     """Fresh inputs of several sizes: masks with gaps, and one row, or the whole batch of one, without a valid step."""
     random = np.random.default_rng(seed)
     done: set[tuple[tuple[int, ...], ...]] = set()
-    # A mean over no step at all is NaN in Keras.
-    empty_rows = case.after != "GlobalAveragePooling1D"
+
+    def gaps(shape: tuple[int, ...]) -> np.ndarray:
+        valid = random.random(shape) < 0.6
+        # A mean over no step at all is NaN in Keras.
+        if case.after != "GlobalAveragePooling1D":
+            valid[-1] = False
+        else:
+            valid[:, -1] = True
+        return valid
+
     for batch, time in CONVOLUTION_SIZES if case.rank else SIZES:
-        arrays = []
-        for tensor in model.inputs:
-            lengths = [batch, *range(time, time + len(tensor.shape) - 1)]
-            shape = [fixed or free for fixed, free in zip(tensor.shape, lengths, strict=True)]
-            arrays.append(_array(case, tensor, shape, random, empty_rows))
+        arrays = make_inputs(case, model, batch, time, random, gaps)
         shapes = tuple(array.shape for array in arrays)
         if shapes not in done:
             done.add(shapes)
             yield arrays
 
 
-def _array(
-    case: Case, tensor: Any, shape: list[int], random: np.random.Generator, empty_rows: bool
-) -> np.ndarray:
-    steps = random.random(shape[: 3 if case.is_time_distributed else 2]) < 0.6
-    if empty_rows:
-        steps[-1] = False
-    elif steps.ndim == 2:
-        steps[:, -1] = True
-    if tensor.name == "mask":
-        return steps
-    if tensor.name == "ids":
-        return np.where(steps, random.integers(1, VOCABULARY, shape), 0).astype(np.int32)
-    array = random.normal(size=shape).astype("float64" if case.policy == "float64" else "float32")
-    if tensor.name == "x" and case.mask == "masking":
-        array[~steps] = MASK_VALUE
-    return array
+def make_inputs(
+    case: Case,
+    model: keras.Model,
+    batch: int,
+    time: int,
+    random: np.random.Generator,
+    valid_steps: Callable[[tuple[int, ...]], np.ndarray],
+) -> list[np.ndarray]:
+    """One batch for every input; a fixed axis keeps its own length.
+
+    `valid_steps` says which steps count: a Boolean array of the shape (batch, time), or (batch, outer, time).
+    """
+    arrays = []
+    for tensor in model.inputs:
+        lengths = [batch, *range(time, time + len(tensor.shape) - 1)]
+        shape = tuple(fixed or free for fixed, free in zip(tensor.shape, lengths, strict=True))
+        valid = valid_steps(shape[: 3 if case.is_time_distributed else 2])
+        if tensor.name == "mask":
+            arrays.append(valid)
+        elif tensor.name == "ids":
+            arrays.append(np.where(valid, random.integers(1, VOCABULARY, shape), 0).astype(np.int32))
+        else:
+            array = random.normal(size=shape).astype("float64" if case.policy == "float64" else "float32")
+            if tensor.name == "x" and case.mask == "masking":
+                array[~valid] = MASK_VALUE
+            arrays.append(array)
+    return arrays
