@@ -16,13 +16,10 @@ import os
 import random
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "matrix"))
-# Keras warns, at length and in every call, of a list in the place of a single input.
-warnings.filterwarnings("ignore", message="The structure of `inputs`")
 
 import keras
 import matrix_cases

@@ -34,7 +34,8 @@ def _by_a_constant(b: Builder, node: ir.Node, left: str, right: str, result: str
         return None
     summed = "".join(axis for axis in left if axis in right)
     rows, columns = left[: len(left) - len(summed)], "".join(axis for axis in right if axis not in summed)
-    if left != rows + summed or result != rows + columns or not summed or not rows or not columns:
+    # Where the summed axes are not the last ones of x, one of them is among the rows, and not in the result.
+    if result != rows + columns or not summed or not rows or not columns:
         return None
     sizes = dict(zip(right, matrix.shape, strict=True))
     array = matrix.transpose([right.index(axis) for axis in summed + columns])

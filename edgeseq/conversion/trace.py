@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.tensorflow import numpy as keras_numpy
 from keras.src.backend.tensorflow.core import name_scope
 
 from edgeseq.conversion.calls import bidirectional_call, recurrent_call, time_distributed_call
@@ -56,7 +57,7 @@ def _patched(trace: Trace) -> Iterator[None]:
     same.
     """
     keras_layers = keras.layers
-    makers: list[tuple[type, str, Callable[[Trace, Callable[..., Any]], Callable[..., Any]]]] = [
+    makers: list[tuple[Any, str, Callable[[Trace, Callable[..., Any]], Callable[..., Any]]]] = [
         (keras_layers.RNN, "call", recurrent_call),
         (keras_layers.Bidirectional, "call", bidirectional_call),
         # The fused cuDNN path would go around the inner layers' calls.
@@ -67,6 +68,8 @@ def _patched(trace: Trace) -> Iterator[None]:
         (keras_layers.Dense, "call", _dense_call),
         # TensorFlow refuses scopes with spaces and umlauts, which Keras takes for names of layers.
         (name_scope, "__init__", _plain_scope),
+        # Keras looks at the bits of a number here, in argmax too, and ONNX has no op for that.
+        (keras_numpy, "signbit", _signbit),
     ]
     with LOCK:
         originals = [(owner, name, owner.__dict__[name]) for owner, name, _ in makers]
@@ -108,6 +111,17 @@ def _plain_scope(trace: Trace, original: Callable[..., Any]) -> Callable[..., An
 
 def _never(trace: Trace, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001
     return lambda *_, **__: False
+
+
+def _signbit(trace: Trace, original: Callable[..., Any]) -> Callable[..., Any]:  # noqa: ARG001
+    def call(x: Any) -> Any:
+        x = tf.convert_to_tensor(x)
+        if not x.dtype.is_floating:
+            return original(x)
+        # The reciprocal of a zero is an infinity of its sign.
+        return tf.where(tf.equal(x, 0), 1 / x, x) < 0
+
+    return call
 
 
 def _embedding_call(trace: Trace, original: Callable[..., Any]) -> Callable[..., Any]:

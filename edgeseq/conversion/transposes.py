@@ -204,7 +204,7 @@ def _transpose_constant(graph: ir.Graph, node: ir.Node, index: int, array: graph
     full = array.reshape((1,) * (len(back) - array.ndim) + array.shape)
     turned = np.ascontiguousarray(full.transpose(back))
     # Of one layout and the other, an axis of features is the same constant, which can stay shared with other nodes.
-    if turned.shape == full.shape:
+    if np.array_equal(turned, full):
         return
     b = graphs.builder(node)
     node.replace_input_with(index, b.constant(turned, turned.dtype))

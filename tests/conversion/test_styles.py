@@ -145,7 +145,7 @@ class Tagger(keras.Model):
             head.build((None, None, 6))
         self.built = True
 
-    def call(self, words, training=False):
+    def call(self, words):
         x, mask = self.embed(words), self.embed.compute_mask(words)
         for layer in self.stack:
             x = x * 0.5 + keras.ops.sum(layer(x, mask=mask), -1, keepdims=True)
@@ -208,7 +208,7 @@ class TestSubclassed:
 
     def test_a_train_step_of_its_own_is_no_matter(self, path):
         class Trained(keras.Model):
-            def train_step(self, data):
+            def train_step(self, *_):
                 raise AssertionError("an export does not train")
 
         x = keras.Input((None, 4), name="x")
@@ -299,7 +299,7 @@ class TestCalls:
             def call(self, x):
                 if kind == "fori_loop":
                     return keras.ops.fori_loop(0, 3, lambda _, y: self.rnn(y), x)
-                return keras.ops.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, self.rnn(y)), (0, x))[1]
+                return keras.ops.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, self.rnn(y)), (0, x))[1]
 
             def compute_output_shape(self, shape):
                 return shape
@@ -412,7 +412,10 @@ BESIDE = {
         lambda: in_a_row(rnn(), L.PReLU(shared_axes=[1]), L.LeakyReLU(), L.ELU(), L.ReLU(6.0), L.Softmax(), L.GRU(3)),
         (2, 6, 4),
     ),
-    "einsum dense": (lambda: in_a_row(rnn(), L.EinsumDense("btf,fo->bto", (None, 3), bias_axes="o"), L.GRU(3)), (2, 6, 4)),
+    "einsum dense": (
+        lambda: in_a_row(rnn(), L.EinsumDense("btf,fo->bto", (None, 3), bias_axes="o"), L.GRU(3)),
+        (2, 6, 4),
+    ),
 }  # fmt: skip
 
 
@@ -489,7 +492,7 @@ def translation():
     start = L.Concatenate(name="bridge")([forward, backward])
     target = keras.Input((None,), name="target", dtype="int32")
     embedded = L.Embedding(TOKENS, 6, name="target_words")(target)
-    y, state = L.GRU(8, return_sequences=True, return_state=True, name="decoder")(embedded, initial_state=start)
+    y, _ = L.GRU(8, return_sequences=True, return_state=True, name="decoder")(embedded, initial_state=start)
     attended = L.Attention(name="attention")([y, memory])
     logits = L.Dense(TOKENS, name="words")(L.Concatenate(name="both")([y, attended]))
     return keras.Model([source, target], logits), keras.Model(source, [memory, start])
@@ -599,7 +602,7 @@ class TestAfterwards:
     @pytest.mark.parametrize("fate", ["exported", "refused", "different", "unwritable"])
     def test_predicting_and_training_go_on(self, fate, tmp_path, monkeypatch):
         extra = (L.Reshape((1, 4)), Overridden(3)) if fate == "refused" else ()
-        expected = life(trainable(*extra), lambda model: None)
+        expected = life(trainable(*extra), lambda _: None)
 
         def export(model):
             path = tmp_path / "model.onnx"

@@ -1,4 +1,4 @@
-"""The matrix of recurrent layers as plain data: an explicit product of the core options, and a seeded sample of the rest.
+"""The matrix of recurrent layers as plain data: a product of the core options, and a seeded sample of all of them.
 
 A case says everything about one small model; its id names what differs from the defaults, so that a failure reproduces
 by `pytest -k ID`. `matrix_models` makes Keras models of cases. Nothing here imports Keras.
@@ -38,7 +38,8 @@ ACTIVATIONS = (
 OWN_ACTIVATIONS = ("own_function", "own_lambda", "LeakyReLU", "PReLU")
 # Those that ONNX's LSTM, GRU and RNN compute themselves; onnxruntime's softplus overflows, so it is not among them.
 IN_ONNX = frozenset(
-    {"default", "tanh", "sigmoid", "relu", "linear", "hard_sigmoid", "elu", "leaky_relu", "softsign", "LeakyReLU"}
+    {"default", "tanh", "sigmoid", "relu", "linear", "hard_sigmoid", "elu", "leaky_relu", "softsign"}
+    | {"LeakyReLU", "celu"}
 )
 # As a gate or a candidate these keep what is fed back within a few units; others grow with every step.
 BOUNDED = frozenset(

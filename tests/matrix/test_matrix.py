@@ -107,7 +107,8 @@ def check_forced(case, model, strategy, questions, expected):
     outputs = [output.name for output in session.get_outputs()[: len(keras.tree.flatten(expected[0]))]]
     for arrays, wanted in zip(questions, expected, strict=True):
         feed = {
-            spec.name: array.astype(spec.dtype, copy=False) for spec, array in zip(signature.inputs, arrays, strict=True)
+            spec.name: array.astype(spec.dtype, copy=False)
+            for spec, array in zip(signature.inputs, arrays, strict=True)
         }
         for state in made.placed.states:
             shape = [axis if isinstance(axis, int) else len(arrays[0]) for axis in state.axes]
