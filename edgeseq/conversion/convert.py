@@ -12,7 +12,7 @@ import tensorflow as tf
 from edgeseq.conversion import finish
 from edgeseq.conversion.axes import output_specs
 from edgeseq.conversion.bridge import to_onnx
-from edgeseq.conversion.cleaning import clean
+from edgeseq.conversion.cleaning.rules import clean
 from edgeseq.conversion.markers import Trace
 from edgeseq.conversion.place import Placed, place_markers
 from edgeseq.conversion.signature import Signature

@@ -24,11 +24,11 @@ from edgeseq.conversion.load import load
 from edgeseq.conversion.names import layer_of_scope
 from edgeseq.conversion.outside import data_file
 from edgeseq.conversion.precision import in_float32, mixed_policy
-from edgeseq.conversion.reference import Answers, Trial, keras_answers, kept_states, mixed_distance
+from edgeseq.conversion.reference import Answers, Trial, kept_states, keras_answers, mixed_distance
 from edgeseq.conversion.report import ExportReport
 from edgeseq.conversion.signature import Signature, read_signature
 from edgeseq.conversion.verify import final_states, verify
-from edgeseq.errors import InputMismatch, LoopRefused, ParityFailed, Refused, UnsupportedLayer, WrongUsage
+from edgeseq.errors import InputMismatch, LoopRefused, ParityFailed, Refused, WrongUsage
 from edgeseq.lowering import STRATEGIES
 from edgeseq.parity import Parity
 from edgeseq.runtime.golden import Golden, check_golden, write_golden

@@ -16,7 +16,7 @@ import onnx_ir as ir
 import tensorflow as tf
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 
-from edgeseq.conversion.old_meaning import hard_sigmoid_of_keras_2
+from edgeseq.conversion.old.meaning import hard_sigmoid_of_keras_2
 from edgeseq.conversion.pieces import Piece, trace_piece
 from edgeseq.errors import EdgeseqError, LoopRefused, UnsupportedLayer
 from edgeseq.lowering import activations

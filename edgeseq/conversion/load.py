@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import keras
 
-from edgeseq.conversion.old_file import age_of, load_json, load_old, with_weights
+from edgeseq.conversion.old.file import age_of, load_json, load_old, with_weights
 from edgeseq.errors import InvalidFile, WrongUsage
 from edgeseq.files import check_input
 

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from edgeseq import lowering
 from edgeseq.conversion import finish
 from edgeseq.conversion.bridge import MARKER_DOMAIN, MARKER_OP
-from edgeseq.conversion.names import layer_of_scope, plain_name
 from edgeseq.conversion.markers import RecurrentMarker, Trace
+from edgeseq.conversion.names import layer_of_scope, plain_name
 from edgeseq.lowering.builder import Builder
 from edgeseq.lowering.strategy import Signals
 from edgeseq.runtime.manifest import RecurrentLayer, StateSpec

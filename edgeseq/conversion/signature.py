@@ -14,7 +14,6 @@ from edgeseq.conversion.names import unique_names
 from edgeseq.errors import UnsupportedLayer, WrongUsage
 from edgeseq.runtime.manifest import Structure
 
-
 _VOCABULARY_LAYERS = (keras.layers.TextVectorization, keras.layers.StringLookup, keras.layers.IntegerLookup)
 
 

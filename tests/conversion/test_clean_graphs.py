@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import edgeseq
 from edgeseq.conversion import convert as conversion
-from edgeseq.conversion.cleaning import clean
+from edgeseq.conversion.cleaning.rules import clean
 from edgeseq.conversion.signature import read_signature
 
 FLOAT, INT64, INT32, BOOL, DOUBLE = (

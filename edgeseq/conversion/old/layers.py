@@ -11,8 +11,8 @@ from typing import Any
 
 import keras
 
-from edgeseq.conversion.old_age import Age
-from edgeseq.conversion.old_names import keras_2_config
+from edgeseq.conversion.old.age import Age
+from edgeseq.conversion.old.names import keras_2_config
 from edgeseq.errors import UnsupportedLayer
 
 Config = dict[str, Any]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.conversion import graphs
+from edgeseq.conversion.cleaning import graphs
 from edgeseq.lowering.builder import Builder
 
 _ELEMENTWISE = {

@@ -19,10 +19,10 @@ import h5py
 import keras
 import numpy as np
 
-from edgeseq.conversion.old_age import KERAS_1, Age
-from edgeseq.conversion.old_graph import Malformed, OldModel, read_model, to_keras
-from edgeseq.conversion.old_meaning import give_old_meaning
-from edgeseq.conversion.old_weights import Holder, Stored, assign, fill, holders
+from edgeseq.conversion.old.age import KERAS_1, Age
+from edgeseq.conversion.old.graph import Malformed, OldModel, read_model, to_keras
+from edgeseq.conversion.old.meaning import give_old_meaning
+from edgeseq.conversion.old.weights import Holder, Stored, assign, fill, holders
 from edgeseq.errors import EdgeseqError, InvalidFile, Refused, WrongUsage
 from edgeseq.files import check_input
 

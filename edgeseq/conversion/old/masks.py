@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from edgeseq.conversion.old_age import Age
+from edgeseq.conversion.old.age import Age
 from edgeseq.errors import UnsupportedLayer
 
 _RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)

@@ -12,9 +12,9 @@ from typing import Any
 
 import keras
 
-from edgeseq.conversion.old_age import Age
-from edgeseq.conversion.old_layers import MODELS, Config, dtype_name, make_layer
-from edgeseq.conversion.old_masks import call_layer
+from edgeseq.conversion.old.age import Age
+from edgeseq.conversion.old.layers import MODELS, Config, dtype_name, make_layer
+from edgeseq.conversion.old.masks import call_layer
 from edgeseq.errors import UnsupportedLayer
 
 Reference = tuple[str, int, int]

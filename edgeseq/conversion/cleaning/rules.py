@@ -13,10 +13,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgeseq.conversion import graphs
-from edgeseq.conversion.products import write_products
-from edgeseq.conversion.shapes import evaluate, simplify_shapes
-from edgeseq.conversion.transposes import sink_transposes
+from edgeseq.conversion.cleaning import graphs
+from edgeseq.conversion.cleaning.products import write_products
+from edgeseq.conversion.cleaning.shapes import evaluate, simplify_shapes
+from edgeseq.conversion.cleaning.transposes import sink_transposes
 
 # Two calls of one layer share their weights, whatever the size.
 _LARGEST_WEIGHT_ELEMENTS = 2**40

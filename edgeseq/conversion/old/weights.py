@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from edgeseq.conversion.old_age import Age
-from edgeseq.conversion.old_graph import Malformed, OldLayer, OldModel
+from edgeseq.conversion.old.age import Age
+from edgeseq.conversion.old.graph import Malformed, OldLayer, OldModel
 from edgeseq.errors import UnsupportedLayer
 
 Array = npt.NDArray[Any]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgeseq.conversion import graphs
+from edgeseq.conversion.cleaning import graphs
 from edgeseq.lowering.builder import Builder
 
 
