@@ -114,6 +114,9 @@ class Builder:
         graph.remove(nodes)
         for node in nodes:
             node.metadata_props["layer"] = self.scope
+            for output in node.outputs:
+                # Its shape was that of another batch and layout.
+                output.shape = None
         self.nodes += nodes
         return outputs
 

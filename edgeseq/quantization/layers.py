@@ -102,7 +102,8 @@ def _outside_bytes(tensor: onnx.TensorProto) -> int:
     if not onnx.external_data_helper.uses_external_data(tensor):
         return 0
     itemsize: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * itemsize
+    size: int = math.prod(tensor.dims) * itemsize
+    return size
 
 
 def refuse_quantized(model: onnx.ModelProto, path: StrPath) -> None:

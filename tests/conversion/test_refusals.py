@@ -51,7 +51,11 @@ class LoopCell(keras.layers.Layer):
 
 
 CASES = {
-    "a layer with a loop of its own": (lambda: sequential(OwnLoop(3, name="mine")), errors.UnsupportedLayer, "mine.*OwnLoop"),
+    "a layer with a loop of its own": (
+        lambda: sequential(OwnLoop(3, name="mine")),
+        errors.UnsupportedLayer,
+        "mine.*OwnLoop",
+    ),
     "a cell that no trace can follow": (
         lambda: sequential(L.RNN(Untraceable(), name="mine")),
         errors.UnsupportedLayer,
@@ -96,7 +100,11 @@ CASES = {
     ),
     "a vocabulary inside the model": (
         lambda: sequential(
-            L.StringLookup(vocabulary=["a", "b"], name="mine"), L.Embedding(4, 3), L.LSTM(2), shape=(None,), dtype="string"
+            L.StringLookup(vocabulary=["a", "b"], name="mine"),
+            L.Embedding(4, 3),
+            L.LSTM(2),
+            shape=(None,),
+            dtype="string",
         ),
         errors.UnsupportedLayer,
         "mine.*StringLookup.*preprocessing",

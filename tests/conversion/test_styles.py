@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 
 import keras
@@ -558,8 +559,9 @@ class TestEncoderDecoder:
         )
 
 
-def trainable(*extra):
+def trainable(refused=False):
     keras.utils.set_random_seed(3)
+    extra = [L.Reshape((1, 4)), Overridden(3)] if refused else []
     model = keras.Sequential(
         [
             keras.Input((5,), name="x", dtype="int32"),
@@ -592,18 +594,20 @@ def life(model, exporting):
     seen += [model.predict(x, verbose=0), model(x, training=True), model(x)]
     history = model.fit(x, y, epochs=2, batch_size=8, verbose=0, shuffle=True).history["loss"]
     exporting(model)
-    seen += [np.array(history), model.predict(x, verbose=0), keras.random.normal((3,)), model.evaluate(x, y, verbose=0)]
+    seen += [np.array(history), model.predict(x, verbose=0), keras.random.normal((3,))]
     return [np.asarray(array) for array in [*seen, *model.get_weights()]]
+
+
+@functools.cache
+def undisturbed(refused):
+    return life(trainable(refused), lambda _: None)
 
 
 class TestAfterwards:
     """An export, failed or not, leaves no trace: the model and the random numbers are those of one never exported."""
 
-    @pytest.mark.parametrize("fate", ["exported", "refused", "different", "unwritable"])
+    @pytest.mark.parametrize("fate", ["exported", "refused", "different"])
     def test_predicting_and_training_go_on(self, fate, tmp_path, monkeypatch):
-        extra = (L.Reshape((1, 4)), Overridden(3)) if fate == "refused" else ()
-        expected = life(trainable(*extra), lambda _: None)
-
         def export(model):
             path = tmp_path / "model.onnx"
             match fate:
@@ -620,12 +624,9 @@ class TestAfterwards:
                         patch.setitem(edgeseq.lowering.fused.ONNX_GATES, "gru", ("reset", "update", "hidden"))
                         with pytest.raises(errors.ParityFailed):
                             edgeseq.export(model, path)
-                case "unwritable":
-                    with pytest.raises(errors.WrongUsage):
-                        edgeseq.export(model, tmp_path / "nowhere" / "model.onnx")
 
-        seen = life(trainable(*extra), export)
-        for mine, theirs in zip(seen, expected, strict=True):
+        refused = fate == "refused"
+        for mine, theirs in zip(life(trainable(refused), export), undisturbed(refused), strict=True):
             np.testing.assert_array_equal(mine, theirs)
         assert not tf.config.functions_run_eagerly()
 

@@ -298,7 +298,7 @@ def explicit() -> list[Case]:
         _product(layer=CONVOLUTIONAL, states=BOTH, backwards=BOTH, mask=("none", "input"), initial=("zero", "input")),
         _product(
             layer=(*STOCK, *CELLS, STACKED, CUSTOM), wrapper=("TimeDistributed", "TimeDistributed-Bidirectional"),
-            sequences=BOTH, outer_time=(0, 3), mask=("none", "masking"),
+            sequences=BOTH, outer_time=(0, 3), mask=("none", "masking"), time=(5,),
         ),
         _product(
             layer=STOCK, wrapper=("none", "Bidirectional"), batch=(0, 1, 3), time=(0, 1, 6), units=(1, 4),

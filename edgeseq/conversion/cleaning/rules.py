@@ -75,16 +75,21 @@ def _drop_identities(graph: ir.Graph) -> None:
 
 @contextlib.contextmanager
 def _shapes_known(model: ir.Model) -> Iterator[None]:
-    """With inferred shapes meanwhile; afterwards without: names of free axes inside a graph come by chance."""
+    """With inferred shapes meanwhile; afterwards without any, inferred or not, but for inputs and outputs.
+
+    Those that came with the graph are of the layouts and lengths before, and names of free axes come by chance.
+    """
     common.TopologicalSortPass()(model)
     common.NameFixPass()(model)
-    before = {id(value): (value, value.shape, value.type) for value in _inner_values(model)}
+    types = {id(value): (value, value.type) for value in _inner_values(model)}
     common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
     yield
     outputs = set(map(id, model.graph.outputs))
     for value in _inner_values(model):
         if id(value) not in outputs:
-            _, value.shape, value.type = before.get(id(value), (value, None, None))
+            # A body must say the types of what it takes and gives.
+            _, value.type = types.get(id(value), (value, None))
+            value.shape = None
 
 
 def _inner_values(model: ir.Model) -> Iterator[ir.Value]:
