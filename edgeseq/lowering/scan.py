@@ -43,9 +43,10 @@ def _run(b: Builder, work: stepwise.Pass) -> stepwise.Ran:
     after, output = stepwise.masked_step(body, work, products, mask, list(carried))
     # A graph must not list one value twice, nor put an input out.
     results = [body.op("Identity", value) for value in [*after, *([output] if work.wants_sequence else [])]]
-    for value in results:
-        # A body states the types of its outputs; their shapes follow from the inputs.
-        value.type = ir.TensorType(dtype)
+    ranks = [*spec.state_ranks, *[spec.output_rank] * (len(results) - count)]
+    for value, rank in zip(results, ranks, strict=True):
+        # A body states the types of its outputs, and their ranks where onnxruntime cannot infer them.
+        value.type, value.shape = ir.TensorType(dtype), ir.Shape([None] * rank)
     graph = ir.Graph([*carried, *scanned], results, nodes=body.nodes, name="step")
     made = b.multi(
         "Scan",

@@ -77,27 +77,27 @@ def _drop_identities(graph: ir.Graph) -> None:
 def _shapes_known(model: ir.Model) -> Iterator[None]:
     """With inferred shapes meanwhile; afterwards without any, inferred or not, but for inputs and outputs.
 
-    Those that came with the graph are of the layouts and lengths before, and names of free axes come by chance.
+    Those that came with the graph are of the layouts and lengths before, and names of free axes come by chance. In
+    bodies, which are left as they are, so are those that came with them.
     """
     common.TopologicalSortPass()(model)
     common.NameFixPass()(model)
-    types = {id(value): (value, value.type) for value in _inner_values(model)}
+    bodies = [(value, value.shape, value.type) for body in model.graph.subgraphs() for value in _values(body)]
     common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
     yield
+    for value, shape, dtype in bodies:
+        value.shape, value.type = shape, dtype
     outputs = set(map(id, model.graph.outputs))
-    for value in _inner_values(model):
-        if id(value) not in outputs:
-            # A body must say the types of what it takes and gives.
-            _, value.type = types.get(id(value), (value, None))
-            value.shape = None
+    for node in model.graph:
+        for value in node.outputs:
+            if id(value) not in outputs:
+                value.shape = value.type = None
 
 
-def _inner_values(model: ir.Model) -> Iterator[ir.Value]:
-    for graph in [model.graph, *model.graph.subgraphs()]:
-        if graph is not model.graph:
-            yield from graph.inputs
-        for node in graph:
-            yield from node.outputs
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    for node in graph:
+        yield from node.outputs
 
 
 def _apply_rules(model: ir.Model) -> None:
