@@ -268,6 +268,9 @@ def time_distributed_call(trace: Trace, original: Method) -> Method:  # noqa: AR
 
     def call(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         x = tf.convert_to_tensor(inputs)
+        if type(self.layer) is keras.layers.Dense:
+            # It works on the last axis, whatever is in front.
+            return self.layer.call(x)
         shape = tf.shape(x)
         kwargs: dict[str, Any] = {}
         if self.layer._call_has_mask_arg and mask is not None:
