@@ -44,7 +44,8 @@ def choose(count: int, seed: int) -> list[matrix_cases.Case]:
     half = count // 2
     core = [case for case in matrix_cases.explicit() if realistic(case)]
     drawn = [case for case in matrix_cases.sample(seed, 400) if realistic(case)]
-    cases = [*matrix_cases.stratified(core, half), *matrix_cases.stratified(drawn, count - half)]
+    chosen = matrix_cases.stratified(drawn, count - half)
+    cases = [*chosen, *matrix_cases.stratified(core, half, shown=chosen)]
     source = random.Random(seed)
     return [at_size(case, source) for case in cases]
 

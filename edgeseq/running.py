@@ -18,7 +18,7 @@ from edgeseq.arrays import READABLE, WRITABLE, plain_numbers, read_inputs, write
 from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
 from edgeseq.files import StrPath
 from edgeseq.runtime import Model, structure
-from edgeseq.runtime.manifest import time_axes
+from edgeseq.runtime.manifest import output_time_axes, time_axes
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
@@ -249,11 +249,8 @@ def _stream(
         answers.append(structure.flatten(nested, model.manifest.output_structure, "the answer"))
         if progress is not None:
             progress("streaming", min(start + size, total), total)
-    along: dict[str, int | None] = {}
-    for spec in model.outputs:
-        place = spec.time_axis
-        along[spec.name] = place if place is not None and spec.axes[place] in steps else None
-    return _joined(answers, along), len(answers)
+    along = output_time_axes(model.inputs, model.outputs)
+    return _joined(answers, {spec.name: along.get(spec.name) for spec in model.outputs}), len(answers)
 
 
 def _joined(answers: Sequence[Mapping[str, Array]], axes: Mapping[str, int | None]) -> dict[str, Array]:

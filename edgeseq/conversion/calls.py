@@ -76,9 +76,9 @@ def _place_layer(
         states = nest[index] if stacked else nest
         call = call_of(
             layer,
+            x,
             masked=mask is not None,
             given_state=given or carried,
-            time_steps=x.shape[1],
             opset=trace.opset,
             allow_loop=trace.allow_loop,
         )
@@ -245,9 +245,9 @@ def _read_bidirectional(
         forward, backward = (
             call_of(
                 inner,
+                sequences,
                 masked=mask is not None,
                 given_state=initial_state is not None,
-                time_steps=sequences.shape[1],
                 opset=trace.opset,
                 allow_loop=trace.allow_loop,
             )

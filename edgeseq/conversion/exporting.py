@@ -100,7 +100,7 @@ def export(
 
     started = time.perf_counter()
     with kept_states(model), in_float32(model):
-        answers = _ask(model, signature, given, converted.outputs, stateful)
+        answers = _ask(model, signature, given, converted, stateful)
     # Answers over several calls in a row do not fit into one.
     single = answers.trials[:1] if stateful else answers.trials
     distance = None if policy is None else mixed_distance(model, signature, single)
@@ -236,10 +236,10 @@ def _flat_samples(samples: Any, signature: Signature) -> list[Array]:
     return flat
 
 
-def _ask(
-    model: Any, signature: Signature, given: list[Array] | None, outputs: Sequence[TensorSpec], stateful: bool
-) -> Answers:
-    return streams.answers(model, signature, given, outputs) if stateful else keras_answers(model, signature, given)
+def _ask(model: Any, signature: Signature, given: list[Array] | None, converted: Converted, stateful: bool) -> Answers:
+    if not stateful:
+        return keras_answers(model, signature, given)
+    return streams.answers(model, signature, given, converted.inputs, converted.outputs)
 
 
 def _name_outputs(converted: Converted, answers: Answers) -> tuple[TensorSpec, ...]:

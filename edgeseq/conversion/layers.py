@@ -64,16 +64,19 @@ class Call:
     """Whether initial states come with the call."""
     time_steps: int | None
     """Number of time steps where it is fixed."""
+    step_shape: tuple[int | None, ...]
+    """Of one step of one row."""
     opset: int
     """For what must be traced."""
     allow_loop: bool
     """Whether what is traced may hold a while-loop of its own."""
 
 
-def call_of(
-    layer: Any, *, masked: bool, given_state: bool, time_steps: int | None, opset: int, allow_loop: bool
-) -> Call:
-    """What a Keras recurrent layer says about its calls; raises UnsupportedLayer for one with a loop of its own."""
+def call_of(layer: Any, x: Any, *, masked: bool, given_state: bool, opset: int, allow_loop: bool) -> Call:
+    """What a Keras recurrent layer says about a call with `x` (batch, time, ...).
+
+    Raises UnsupportedLayer for one with a loop of its own.
+    """
     if type(layer).inner_loop not in _INNER_LOOPS:
         raise UnsupportedLayer(layer.name, f"its type {type(layer).__name__} runs over time in a way of its own")
     return Call(
@@ -84,7 +87,8 @@ def call_of(
         masked=masked,
         masked_output="zero" if layer.zero_output_for_mask and not zeroes_in_time(layer) else "repeat",
         given_state=given_state,
-        time_steps=time_steps,
+        time_steps=x.shape[1],
+        step_shape=tuple(x.shape[2:]),
         opset=opset,
         allow_loop=allow_loop,
     )
@@ -269,8 +273,7 @@ def _activation(cell: Any, function: Any, call: Call) -> Activation:
     if getattr(keras.activations, name, None) is function and activations.known(Activation(name=name)):
         return Activation(name=name)
     if type(cell) is ConvLSTMCell:
-        images: list[int | None] = [None] * cell.rank
-        shape = [*images, cell.filters] if cell.data_format == "channels_last" else [cell.filters, *images]
+        shape = list(cell.compute_output_shape((None, *call.step_shape))[0][1:])
     else:
         shape = [cell.units]
     piece = _trace(

@@ -71,8 +71,9 @@ def open_keras(model_or_path: Any) -> Callable[[Any], Any]:
 def reset_states(model: Any) -> None:
     """Set every stateful layer back to zero."""
     for layer in model._flatten_layers(include_self=False):
-        if getattr(layer, "stateful", False) and hasattr(layer, "reset_state"):
-            layer.reset_state()
+        # Keras's own reset_state cannot do the nested states of a stack of cells.
+        for state in keras.tree.flatten(getattr(layer, "states", None) or []):
+            state.assign(keras.ops.zeros_like(state))
 
 
 @contextlib.contextmanager
@@ -174,7 +175,10 @@ def make_input(spec: Input, sizes: Sizes, random: np.random.Generator, *, empty_
     """
     shape = tuple(axis if isinstance(axis, int) else sizes[axis] for axis in spec.axes)
     if spec.dtype == "bool":
-        return random.random(shape) < 0.7
+        mask = random.random(shape) < 0.7
+        if not empty_rows:
+            mask[..., -1] = True
+        return mask
     if np.dtype(spec.dtype).kind in "iu" or spec.vocabulary is not None:
         ids = spec.vocabulary or 2
         # Which steps are masked is decided below.

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edgeseq.conversion.reference import Answers, Trial, keras_answers, made_names, make_input, reset_states
 from edgeseq.conversion.signature import Signature, to_structure
 from edgeseq.errors import UnsupportedLayer
-from edgeseq.runtime.manifest import TensorSpec
+from edgeseq.runtime.manifest import TensorSpec, output_time_axes
 
 Array = npt.NDArray[Any]
 
@@ -91,13 +91,20 @@ def _on_last_axis(layer: Any) -> bool:
     return all(axis == -1 or (rank is not None and axis == rank - 1) for axis in axes)
 
 
-def answers(model: Any, signature: Signature, given: Sequence[Array] | None, outputs: Sequence[TensorSpec]) -> Answers:
+def answers(
+    model: Any,
+    signature: Signature,
+    given: Sequence[Array] | None,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+) -> Answers:
     """What Keras answers: for a stateful model over several calls in a row, else as for any model.
 
-    `outputs` tells which of the answers are sequences, and so go end to end over the calls.
+    `inputs` and `outputs`, those of the graph, tell which answers are sequences, and so go end to end over the calls.
     """
     if not has_state(model):
         return keras_answers(model, signature, given)
+    along = output_time_axes(inputs, outputs)
     random = np.random.default_rng(0)
     sizes = {axis: _FREE_LENGTH for spec in signature.inputs for axis in spec.axes if isinstance(axis, str)}
     segments = [[make_input(spec, sizes, random) for spec in signature.inputs] for _ in range(_SEGMENTS)]
@@ -113,12 +120,12 @@ def answers(model: Any, signature: Signature, given: Sequence[Array] | None, out
     reset_states(model)
     names = signature.output_names or made_names(keras.tree.flatten_with_path(called[0]))
     flat = [[keras.ops.convert_to_numpy(value) for value in keras.tree.flatten(result)] for result in called]
-    inputs = {
+    asked = {
         spec.name: _end_to_end([segment[index] for segment in segments]) if spec.is_sequence else segments[0][index]
         for index, spec in enumerate(signature.inputs)
     }
     answered = {
-        name: _end_to_end([values[index] for values in flat]) if spec.time_axis is not None else flat[-1][index]
+        name: _end_to_end([values[index] for values in flat]) if spec.name in along else flat[-1][index]
         for index, (name, spec) in enumerate(zip(names, outputs, strict=True))
     }
     # The first call alone too: it has the shape that Keras takes.
@@ -127,7 +134,7 @@ def answers(model: Any, signature: Signature, given: Sequence[Array] | None, out
         outputs=dict(zip(names, flat[0], strict=True)),
     )
     return Answers(
-        trials=(first, Trial(inputs=inputs, outputs=answered)),
+        trials=(first, Trial(inputs=asked, outputs=answered)),
         output_names=names,
         output_structure=to_structure(called[0], names),
         refused=(),

@@ -13,7 +13,7 @@ from edgeseq.errors import InputMismatch, Refused
 from edgeseq.files import StrPath
 from edgeseq.parity import Parity, compare_answers
 from edgeseq.runtime import Model, structure
-from edgeseq.runtime.manifest import Manifest
+from edgeseq.runtime.manifest import Manifest, output_time_axes
 
 Array = npt.NDArray[Any]
 Pair = tuple[dict[str, Array], dict[str, Array]]
@@ -110,9 +110,10 @@ def _streamed(model: Model, inputs: Mapping[str, Array], lengths: Sequence[int])
         structure.flatten(stream.step(piece), model.manifest.output_structure)
         for piece in _pieces(model, inputs, lengths)
     ]
+    along = output_time_axes(model.inputs, model.outputs)
     return {
-        spec.name: np.concatenate([chunk[spec.name] for chunk in chunks], axis=1)
-        if spec.time_axis is not None
+        spec.name: np.concatenate([chunk[spec.name] for chunk in chunks], axis=along[spec.name])
+        if spec.name in along
         else chunks[-1][spec.name]
         for spec in model.outputs
     }

@@ -230,3 +230,14 @@ def time_axes(inputs: Sequence[TensorSpec]) -> dict[str, int]:
         surest, axis = max(found, key=lambda entry: len(entry[0].axes) >= 3)
         free = [(spec, place) for spec, place in found if spec.axes[place] == surest.axes[axis]]
     return {spec.name: axis for spec, axis in free}
+
+
+def output_time_axes(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> dict[str, int]:
+    """The time axis, by name, of those outputs that have an entry for each step that goes in.
+
+    Any other output, an image as well, is an answer of its own to each chunk.
+    """
+    along = time_axes(inputs)
+    steps = {spec.axes[along[spec.name]] for spec in inputs if spec.name in along}
+    found = ((spec, spec.time_axis) for spec in outputs)
+    return {spec.name: axis for spec, axis in found if axis is not None and spec.axes[axis] in steps}

@@ -190,7 +190,7 @@ def _cell_options(case: Case, kind: str) -> dict[str, Any]:
         options["recurrent_activation"] = _activation(case, case.recurrent_activation)
     if kind == "GRU":
         options["reset_after"] = case.reset_after
-    if case.implementation != 2:
+    if case.implementation != 2 and kind != "SimpleRNN":
         options["implementation"] = case.implementation
     if case.dropout != "none":
         options["dropout" if case.dropout == "inputs" else "recurrent_dropout"] = 0.5
@@ -206,7 +206,8 @@ def _activation(case: Case, name: str) -> Any:
         case "LeakyReLU":
             return L.LeakyReLU(0.3)
         case "PReLU":
-            return L.PReLU(shared_axes=list(range(1, case.rank + 1)) or None)
+            first = 2 if case.channels_first else 1
+            return L.PReLU(shared_axes=list(range(first, first + case.rank)) or None)
         case _:
             return name
 
