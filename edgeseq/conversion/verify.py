@@ -22,8 +22,8 @@ Pair = tuple[dict[str, Array], dict[str, Array]]
 def verify(path: StrPath, trials: Sequence[Trial], *, tolerance: float) -> tuple[Parity, tuple[str, ...]]:
     """Parity of the file at `path` with Keras's answers, whole and, where it has states, in chunks.
 
-    Also the sizes that onnxruntime itself refuses with an error, such as fewer steps than a convolution's window, for
-    which TensorFlow makes an answer up; the first trial must not be among them.
+    Also what to tell of sizes smaller than a window of the model's, where TensorFlow makes an answer up and onnxruntime
+    refuses, or makes up one of another shape. The first trial must not be among them.
 
     Raises Refused for a file that answers right as a whole and otherwise in chunks: a layer of it looks at more of the
     sequence than the chunk at hand.
@@ -35,13 +35,20 @@ def verify(path: StrPath, trials: Sequence[Trial], *, tolerance: float) -> tuple
     for trial in trials:
         expected = {name: trial.outputs[name] for name in names}
         if not model.manifest.states:
+            shapes = ", ".join(str(array.shape) for array in trial.inputs.values())
             try:
                 answers = structure.flatten(model(trial.inputs), model.manifest.output_structure)
             except InputMismatch as error:
                 if trial is trials[0]:
                     raise
-                shapes = ", ".join(str(array.shape) for array in trial.inputs.values())
                 refused.append(f"inputs of shape {shapes} are an error in the file, not in Keras: {error}")
+                continue
+            other = [name for name in names if answers[name].shape != expected[name].shape]
+            if other and trial is not trials[0]:
+                refused.append(
+                    f"inputs of shape {shapes} are smaller than a window of the model's: output '{other[0]}' has shape "
+                    f"{answers[other[0]].shape} in the file, {expected[other[0]].shape} in Keras. Give it longer ones"
+                )
                 continue
             pairs.append(({name: answers[name] for name in names}, expected))
             continue

@@ -66,6 +66,9 @@ def build(case: Case, policy: str | None = None) -> keras.Model:
             continue
         if "bias" in variable.path or "alpha" in variable.path:
             variable.assign(random.normal(0, 0.3, variable.shape))
+        elif "embeddings" in variable.path:
+            # Keras begins with vectors near zero, which a normalising cell would blow up.
+            variable.assign(random.normal(0, 1, variable.shape))
         elif "recurrent_kernel" in variable.path:
             # Small enough that what one step rounds does not grow over the next ones.
             variable.assign(random.normal(0, 0.4 / np.sqrt(np.prod(variable.shape[:-1])), variable.shape))
