@@ -62,7 +62,7 @@ def _place_layer(
 ) -> tuple[Any, list[Any]]:
     """Markers for one layer, one a cell; return its output and its states, nested as Keras has them."""
     dtype = layer.cell.compute_dtype
-    x, mask = tf.cast(tf.convert_to_tensor(sequences), dtype), _mask(mask)
+    x, mask = tf.cast(tf.convert_to_tensor(sequences), dtype), _mask(mask, layer)
     mask_in_time = mask
     given = initial_state is not None
     # Also where nothing is given it tells how the states are nested, and what a custom cell begins with.
@@ -115,14 +115,18 @@ def _nest(states: Any) -> Any:
     return list(states) if keras.tree.is_nested(states) else [states]
 
 
-def _mask(mask: Any) -> Any:
-    """A mask as a Boolean tensor (batch, time), or None."""
+def _mask(mask: Any, layer: Any) -> Any:
+    """A mask as a Boolean tensor (batch, time), or None; raises UnsupportedLayer for one of another shape."""
     if isinstance(mask, list | tuple):
         mask = mask[0]
     if mask is None:
         return None
     mask = tf.cast(tf.convert_to_tensor(mask), tf.bool)
-    return tf.squeeze(mask, 2) if mask.shape.rank == 3 else mask
+    if mask.shape.rank == 2:
+        return mask
+    if mask.shape.rank == 3 and mask.shape[2] == 1:
+        return tf.squeeze(mask, 2)
+    raise UnsupportedLayer(layer.name, f"its mask is of shape {mask.shape}; (batch, time) is what says which steps count")
 
 
 def _owner(trace: Trace, layer: Any) -> Any:
@@ -229,7 +233,7 @@ def bidirectional_call(trace: Trace, original: Method) -> Method:
         states = [] if initial_state is None else keras.tree.flatten(initial_state)
         states = [tf.cast(tf.convert_to_tensor(state), spec.dtype) for state in states]
         count = 2 if spec.merge == "none" else 1
-        outputs, finals = _place(trace, self, spec, x, states, _mask(mask), outputs=count, carried=None)
+        outputs, finals = _place(trace, self, spec, x, states, _mask(mask, self), outputs=count, carried=None)
         if not self.return_state:
             return tuple(outputs) if count == 2 else outputs[0]
         return (*outputs, *finals)
