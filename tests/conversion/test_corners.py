@@ -245,3 +245,12 @@ def test_fewer_steps_than_a_convolution_takes_are_told(tmp_path):
     assert any("(2, 1, 4)" in note for note in report.notes)
     with pytest.raises(errors.InputMismatch):
         Model(tmp_path / "model.onnx")(np.zeros((2, 1, 4), np.float32))
+
+
+def test_argmax_tells_zeros_apart_as_keras_does(tmp_path):
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, [keras.ops.argmax(x, -1), keras.ops.argmin(x, -1)])
+    edgeseq.export(model, tmp_path / "model.onnx")
+    values = np.array([[-0.0, 0.0, -1.0], [0.0, -0.0, 1.0], [-3.0, -2.0, -1.0]], np.float32)
+    for mine, keras_answer in zip(Model(tmp_path / "model.onnx")(values), model(values), strict=True):
+        np.testing.assert_array_equal(mine, keras_answer)

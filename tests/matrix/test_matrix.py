@@ -73,7 +73,7 @@ def test_native_and_exact(case, tmp_path):
     for arrays, wanted in zip(questions, expected, strict=True):
         close(case, runtime(dict(zip(names, arrays, strict=True))), wanted, "the file and Keras")
     if case.stateful:
-        check_stream(case, model, runtime, questions[0])
+        check_stream(case, reference, runtime, questions[0])
     if has_equations(case):
         for arrays, wanted in zip(questions, expected, strict=True):
             close(case, by_equations(case, model, dict(zip(names, arrays, strict=True))), wanted, "numpy and Keras")
