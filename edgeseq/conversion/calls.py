@@ -126,7 +126,9 @@ def _mask(mask: Any, layer: Any) -> Any:
         return mask
     if mask.shape.rank == 3 and mask.shape[2] == 1:
         return tf.squeeze(mask, 2)
-    raise UnsupportedLayer(layer.name, f"its mask is of shape {mask.shape}; (batch, time) is what says which steps count")
+    raise UnsupportedLayer(
+        layer.name, f"its mask is of shape {mask.shape}; (batch, time) is what says which steps count"
+    )
 
 
 def _owner(trace: Trace, layer: Any) -> Any:
