@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from edgeseq.conversion.layers import (
     Call,
+    begins_in_its_own_way,
     call_of,
     is_stock,
     read_bidirectional,
@@ -65,6 +66,7 @@ def _place_layer(
     x, mask = tf.cast(tf.convert_to_tensor(sequences), dtype), _mask(mask, layer)
     mask_in_time = mask
     given = initial_state is not None
+    begins = given or begins_in_its_own_way(layer)
     # Also where nothing is given it tells how the states are nested, and what a custom cell begins with.
     nest = _nest(initial_state) if given else layer.get_initial_state(batch_size=tf.shape(x)[0])
     nest = keras.tree.map_structure(lambda state: tf.cast(tf.convert_to_tensor(state), dtype), nest)
@@ -78,14 +80,14 @@ def _place_layer(
             layer,
             x,
             masked=mask is not None,
-            given_state=given or carried,
+            given_state=begins or carried,
             opset=trace.opset,
             allow_loop=trace.allow_loop,
         )
         call = _within_stack(call, first=index == 0, last=index == len(cells) - 1)
         if is_stock(cell):
             spec = read_stock(cell, call)
-            flat = keras.tree.flatten(states) if given else []
+            flat = keras.tree.flatten(states) if begins else []
         else:
             states = list(states) if keras.tree.is_nested(states) else [states]
             spec = read_traced(cell, call, x, states)
@@ -204,7 +206,7 @@ def _carries(trace: Trace, layer: Any, initial_state: Any, mask: Any) -> bool:
 
 def _beginning(layer: Any, index: int | None, spec: RecurrentSpec) -> tuple[float, ...]:
     """What each state of a file that carries them begins with: one number a state."""
-    if spec.traced is None:
+    if spec.traced is None and not begins_in_its_own_way(layer):
         return (0.0,) * len(spec.state_names)
     with tf.init_scope():
         nest = layer.get_initial_state(batch_size=1)
@@ -247,6 +249,9 @@ def _read_bidirectional(
     trace: Trace, layer: Any, sequences: Any, initial_state: Any, mask: Any
 ) -> RecurrentSpec | None:
     """One spec for both directions, or None where each is better left to its own layer's call."""
+    inner_layers = (layer.forward_layer, layer.backward_layer)
+    if any(begins_in_its_own_way(inner) for inner in inner_layers):
+        return None
     try:
         forward, backward = (
             call_of(
@@ -257,7 +262,7 @@ def _read_bidirectional(
                 opset=trace.opset,
                 allow_loop=trace.allow_loop,
             )
-            for inner in (layer.forward_layer, layer.backward_layer)
+            for inner in inner_layers
         )
         return read_bidirectional(layer, forward, backward)
     except UnsupportedLayer:

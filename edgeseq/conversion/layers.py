@@ -94,6 +94,11 @@ def call_of(layer: Any, x: Any, *, masked: bool, given_state: bool, opset: int, 
     )
 
 
+def begins_in_its_own_way(layer: Any) -> bool:
+    """Whether a subclass says itself what the states are before the first step."""
+    return type(layer).get_initial_state is not keras.layers.RNN.get_initial_state
+
+
 def zeroes_in_time(layer: Any) -> bool:
     """Whether Keras zeroes the steps of a backward pass by the mask in the order of time.
 

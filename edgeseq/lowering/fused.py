@@ -50,7 +50,7 @@ def decline(spec: RecurrentSpec, target: str) -> str:
     """Why this strategy cannot lower `spec` for `target`; empty when it can."""
     if spec.kind not in OP:
         return f"ONNX has no recurrent op for {spec.layer_type}"
-    if spec.dtype == "float64" and target == "cpu":
+    if spec.dtype == "float64":
         return f"onnxruntime has no {OP[spec.kind]} in double precision on the CPU"
     for direction in spec.directions:
         for activation in _functions(direction):

@@ -110,7 +110,15 @@ def given_states():
     return keras.Model([x, h], L.RNN(Minimal(5))(x, initial_state=[h]))
 
 
-# name -> model, strategies, op types
+@keras.saving.register_keras_serializable("tests")
+class FromOnes(L.LSTM):
+    """A layer that says itself what its states begin with."""
+
+    def get_initial_state(self, batch_size):
+        return [keras.ops.ones((batch_size, self.units)) for _ in range(2)]
+
+
+# name -> model, strategies
 CASES = {
     "Keras's own example": (lambda: sequential(L.RNN(Minimal(5))), ["scan"]),
     "all steps": (lambda: sequential(L.RNN(Minimal(5), return_sequences=True)), ["scan"]),
@@ -128,6 +136,8 @@ CASES = {
         lambda: sequential(L.Masking(), L.Bidirectional(L.RNN(Normalized(6), return_sequences=True))),
         ["scan"],
     ),
+    "a layer with a beginning of its own": (lambda: sequential(L.Masking(), FromOnes(5)), ["fused"]),
+    "the same, both ways": (lambda: sequential(L.Bidirectional(FromOnes(5, return_sequences=True))), ["fused"]),
     "a large kernel": (lambda: sequential(L.RNN(Normalized(64))), ["scan"]),
     "a subclass of a stock cell": (lambda: sequential(L.RNN(Doubled(6), return_sequences=True)), ["scan"]),
     "a state of two axes": (lambda: sequential(L.Masking(), L.RNN(Matrix(), return_sequences=True)), ["scan"]),

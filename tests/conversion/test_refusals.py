@@ -32,6 +32,16 @@ class OwnLoopGRU(L.GRU):
         return super().inner_loop(sequences * 2, initial_state, mask, training)
 
 
+class Odd(keras.layers.Layer):
+    """Computes something else for one length, which no graph with free time can."""
+
+    def call(self, x):
+        return x[:, :5] if x.shape[1] == 23 else x
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
 class Untraceable(keras.layers.Layer):
     """Uses an op that ONNX has no equal of."""
 
@@ -70,6 +80,11 @@ CASES = {
         lambda: sequential(L.LSTM(3, activation=lambda x: x[:, :1], name="mine")),
         errors.UnsupportedLayer,
         "mine.*shape",
+    ),
+    "code that looks at the sizes of its inputs": (
+        lambda: sequential(L.LSTM(3, return_sequences=True), Odd(name="mine")),
+        errors.Refused,
+        r"\(2, 23, 4\).*sizes",
     ),
     "weights in half precision": (
         lambda: sequential(L.LSTM(3, dtype="float16", name="mine")),
