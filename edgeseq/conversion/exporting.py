@@ -77,7 +77,11 @@ def export(
     policy = mixed_policy(model)
     if isinstance(samples, str | os.PathLike):
         samples = read_inputs(samples, "samples")
-    signature = read_signature(model, samples)
+    if samples is not None and not model.built:
+        # By the samples themselves, before anything is asked in other sizes.
+        model(keras.tree.map_structure(np.asarray, samples), training=False)
+    with kept_states(model):
+        signature = read_signature(model, samples)
     given = None if samples is None else _flat_samples(samples, signature)
     stateful = streaming or streams.has_state(model)
     if stateful:

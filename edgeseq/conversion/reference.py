@@ -78,16 +78,16 @@ def reset_states(model: Any) -> None:
 
 @contextlib.contextmanager
 def kept_states(model: Any) -> Iterator[None]:
-    """Put the states of stateful layers back afterwards, as the user had them, and those of random numbers.
+    """Put back afterwards whatever a call may change: states, seeds of random numbers, and what a layer counts.
 
     Keras draws the dropout masks of a recurrent cell in every call, used or not.
     """
-    variables = []
+    variables = list(model.non_trainable_variables)
     for layer in model._flatten_layers():
         variables += [generator.state for generator in layer._seed_generators]
         if getattr(layer, "stateful", False):
             variables += keras.tree.flatten(getattr(layer, "states", None) or [])
-    before = [keras.ops.convert_to_numpy(variable.value) for variable in variables]
+    before = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
     try:
         yield
     finally:

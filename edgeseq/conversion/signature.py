@@ -148,11 +148,13 @@ def _from_samples(model: Any, samples: Any) -> Signature:
     flat = keras.tree.flatten_with_path(arrays)
     names = unique_names(_dict_key_or(path, f"input_{index}") for index, (path, _) in enumerate(flat))
     real = "float64" if model.compute_dtype == "float64" else "float32"
+    # Keras fixes the batch of a layer that keeps its state.
+    stateful = any(getattr(layer, "stateful", False) for layer in model._flatten_layers())
     inputs = tuple(
         Input(
             name=name,
             dtype=real if array.dtype.kind == "f" else "int32" if array.dtype.kind in "iu" else array.dtype.name,
-            axes=("batch", *array.shape[1:]),
+            axes=(array.shape[0] if stateful else "batch", *array.shape[1:]),
         )
         for name, (_, array) in zip(names, flat, strict=True)
     )
@@ -180,7 +182,7 @@ def _from_samples(model: Any, samples: Any) -> Signature:
         return fixed
     times = iter(["time", *(f"time_{number}" for number in range(2, len(inputs) + 2))])
     freed = tuple(
-        dataclasses.replace(spec, axes=("batch", next(times), *spec.axes[2:])) if is_sequence else spec
+        dataclasses.replace(spec, axes=(spec.axes[0], next(times), *spec.axes[2:])) if is_sequence else spec
         for is_sequence, spec in zip(sequences, inputs, strict=True)
     )
     return dataclasses.replace(fixed, inputs=freed, notes=(), fixed=fixed)

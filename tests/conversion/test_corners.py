@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 
@@ -254,3 +255,40 @@ def test_argmax_tells_zeros_apart_as_keras_does(tmp_path):
     values = np.array([[-0.0, 0.0, -1.0], [0.0, -0.0, 1.0], [-3.0, -2.0, -1.0]], np.float32)
     for mine, keras_answer in zip(Model(tmp_path / "model.onnx")(values), model(values), strict=True):
         np.testing.assert_array_equal(mine, keras_answer)
+
+
+class Sized(keras.Model):
+    """Built by its first call, for as many steps as that has."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.flat, self.out = L.LSTM(4, return_sequences=True), L.Flatten(), L.Dense(2)
+
+    def call(self, x):
+        return self.out(self.flat(self.lstm(x)))
+
+
+class Counting(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x):
+        self.calls.assign_add(1)
+        return x
+
+
+def test_an_unbuilt_model_is_built_by_the_samples(tmp_path):
+    model = Sized()
+    x = np.ones((2, 5, 3), np.float32)
+    assert edgeseq.export(model, tmp_path / "model.onnx", samples=x).parity
+    assert model(x).shape == (2, 2)
+
+
+def test_what_a_layer_counts_is_as_before(tmp_path):
+    counting = Counting()
+    model = sequential(L.LSTM(3), counting)
+    before = float(counting.calls.value)
+    with contextlib.suppress(errors.Refused):
+        edgeseq.export(model, tmp_path / "model.onnx")
+    assert float(counting.calls.value) == before

@@ -253,7 +253,9 @@ def settle(options: dict[str, Any]) -> Case:
         drop("activation", "recurrent_activation")
     elif wild or wild_gate:
         # Few steps: what grows with every step soon leaves float32's digits behind.
-        fixed["time"] = min(case.time or 4, 2 if case.rank or case.activation == "exponential" else 4)
+        # An exponential of what an exponential put out leaves them in the second step.
+        few = 1 if case.activation == "exponential" else 2 if case.rank else 4
+        fixed["time"] = min(case.time or 4, few)
     return dataclasses.replace(case, **fixed)
 
 
