@@ -65,13 +65,13 @@ def test_the_real_digits_are_read(data_folder):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [
+    [  # mtime=0: the bytes are the tests' names, which every worker must agree on
         (b"not gzip", "Not a gzipped file"),
-        (gzip.compress(b'{"text": "a"}\n'), "line 1 is not a review"),
-        (gzip.compress(b'{"text": "a", "label": 1}\n{"text": "b", "label": 7}\n'), "line 2: .* got label 7"),
-        (gzip.compress(b'{"text": "a", "label": 1}\n' * 1000)[:-20], "ended before|Error|invalid"),
-        (gzip.compress(b'\xff\xfe{"text"'), "utf-8"),
-        (gzip.compress(b""), "no reviews"),
+        (gzip.compress(b'{"text": "a"}\n', mtime=0), "line 1 is not a review"),
+        (gzip.compress(b'{"text": "a", "label": 1}\n{"text": "b", "label": 7}\n', mtime=0), "line 2: .* got label 7"),
+        (gzip.compress(b'{"text": "a", "label": 1}\n' * 1000, mtime=0)[:-20], "ended before|Error|invalid"),
+        (gzip.compress(b'\xff\xfe{"text"', mtime=0), "utf-8"),
+        (gzip.compress(b"", mtime=0), "no reviews"),
     ],
 )
 def test_damaged_reviews_are_refused_with_the_place(tmp_path, content, reason):
