@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,8 @@ class Parity:
     """What it was compared with: ``keras``, ``golden`` or ``onnx``."""
     samples: int
     """Rows compared."""
+    notes: tuple[str, ...] = ()
+    """What to know of the reference, such as what Keras 3 would have read otherwise in an old file."""
 
     def __bool__(self) -> bool:
         return bool(self.outputs) and all(output.within for output in self.outputs)
@@ -100,17 +102,18 @@ def compare(
         assert golden is not None
         inputs = {spec.name: golden.inputs[spec.name] for spec in manifest.inputs}
     answers = structure.flatten(model(inputs), manifest.output_structure, "the answer")
+    notes: tuple[str, ...] = ()
     if reference is None:
         assert golden is not None
         expected: Mapping[str, Any] = {name: golden.outputs[name] for name in wanted}
         kind = "golden"
     else:
-        kind, ask = _open_reference(reference)
+        kind, ask, notes = _open_reference(reference)
         nested = structure.nest(model.feed.by_name(inputs), manifest.input_structure)
         expected = structure.flatten(ask(nested), manifest.output_structure, "the reference's answer")
-    return compare_answers(
-        [({name: answers[name] for name in wanted}, expected)], tolerance=tolerance, provider=provider, reference=kind
-    )
+    pair = ({name: answers[name] for name in wanted}, expected)
+    parity = compare_answers([pair], tolerance=tolerance, provider=provider, reference=kind)
+    return replace(parity, notes=notes)
 
 
 def compare_answers(
@@ -156,10 +159,10 @@ def _difference(mine: Array, theirs: Array) -> tuple[float, float]:
     return absolute, absolute / max(1.0, float(finite.max(initial=0.0)))
 
 
-def _open_reference(reference: Any) -> tuple[str, Reference]:
+def _open_reference(reference: Any) -> tuple[str, Reference, tuple[str, ...]]:
     if isinstance(reference, str | os.PathLike) and os.fspath(reference).endswith(".onnx"):
-        return "onnx", Model(reference)
+        return "onnx", Model(reference), ()
     # The one place below conversion that knows of it, and only when a Keras reference is really asked for.
     from edgeseq.conversion.reference import open_keras
 
-    return "keras", open_keras(reference)
+    return "keras", *open_keras(reference)

@@ -58,7 +58,9 @@ def check(
 
 
 def _show(parity: Parity, out: Console) -> None:
+    from edgeseq.cli.console import notes
     from edgeseq.cli.parity import show_parity
 
     show_parity(parity, out)
+    notes(out, parity.notes)
     out.print("parity holds" if parity else "parity failed")

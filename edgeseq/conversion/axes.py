@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from edgeseq.errors import InputMismatch
 from edgeseq.runtime.manifest import StateSpec, TensorSpec
-from edgeseq.runtime.providers import open_session
+from edgeseq.runtime.providers import open_session, run
 
 Array = npt.NDArray[Any]
+Lengths = dict[str, int]
+Shapes = Sequence[tuple[int, ...]]
 
 _LARGE_BYTES = 1024
 
@@ -20,37 +23,60 @@ _LARGE_BYTES = 1024
 def output_specs(graph: ir.Model, inputs: Sequence[TensorSpec], states: Sequence[StateSpec]) -> tuple[TensorSpec, ...]:
     """The graph's outputs, states left out, with an input axis's name for each axis that is always as long.
 
-    The graph is run twice, with every free axis of another length each time: a length that follows an input's axis
-    both times is that axis, and one that changes otherwise gets a name of its own.
+    An axis that changes otherwise gets a name of its own. Raises InvalidFile for a graph that onnxruntime cannot open,
+    and InputMismatch where it fails at the lengths of `_runs`.
     """
     document, weights = _without_large_weights(graph)
     session = open_session(document, threads=1)
     state_names = {state.output for state in states}
-    arguments = [value for value in graph.graph.outputs if value.name not in state_names]
-    free = sorted({axis for spec in inputs for axis in spec.axes if isinstance(axis, str)})
-    try:
-        runs = [_lengths(free, number, equal=False) for number in (0, 1)]
-        shapes = [_run(session, inputs, states, arguments, lengths, weights) for lengths in runs]
-    except Exception:  # noqa: BLE001  (onnxruntime's errors share no base; a real one is raised again below)
-        # Two sequences that are added or concatenated must be equally long.
-        runs = [_lengths(free, number, equal=True) for number in (0, 1)]
-        shapes = [_run(session, inputs, states, arguments, lengths, weights) for lengths in runs]
+    outputs = [value for value in graph.graph.outputs if value.name not in state_names]
+    # Ones are an id, a valid mask and a number alike.
+    given = [(spec.name, spec.dtype, spec.axes, 0 if spec.vocabulary_size == 1 else 1) for spec in inputs]
+    given += [(state.input, state.dtype, state.axes, 1) for state in states]
+
+    def shapes(lengths: Lengths) -> Shapes:
+        feeds = {
+            name: np.full([lengths[axis] if isinstance(axis, str) else axis for axis in axes], number, dtype)
+            for name, dtype, axes, number in given
+        }
+        return [value.shape for value in run(session, [str(value.name) for value in outputs], weights | feeds)]
+
+    free = list(dict.fromkeys(axis for spec in inputs for axis in spec.axes if isinstance(axis, str)))
+    runs = _runs(free, shapes)
     specs = []
-    for index, argument in enumerate(arguments):
+    for index, value in enumerate(outputs):
         axes: list[str | int] = []
-        for position, lengths in enumerate(zip(*[shape[index] for shape in shapes], strict=True)):
-            same = [
-                axis
-                for axis in free
-                if all(lengths_of[axis] == size for lengths_of, size in zip(runs, lengths, strict=True))
-            ]
-            if len(set(lengths)) == 1:
-                axes.append(int(lengths[0]))
+        for position, usual in enumerate(runs[0][1][index]):
+            found = [(lengths, shape[index][position]) for lengths, shape in runs]
+            same = [axis for axis in free if all(lengths[axis] == length for lengths, length in found)]
+            if all(length == usual for _, length in found):
+                axes.append(usual)
             else:
-                axes.append(same[0] if same else f"{argument.name}_{position}")
-        assert argument.dtype is not None
-        specs.append(TensorSpec(name=str(argument.name), dtype=argument.dtype.numpy().name, axes=tuple(axes)))
+                axes.append(same[0] if same else f"{value.name}_{position}")
+        assert value.dtype is not None
+        specs.append(TensorSpec(name=str(value.name), dtype=value.dtype.numpy().name, axes=tuple(axes)))
     return tuple(specs)
+
+
+def _runs(free: Sequence[str], shapes: Callable[[Lengths], Shapes]) -> list[tuple[Lengths, Shapes]]:
+    """Lengths of the free axes and the outputs' shapes there: the usual ones, and once for each axis a longer one.
+
+    An axis grows alone, or with another that must be as long, as where two sequences are added; else all grow.
+    """
+    # Long enough for windows, and grown by more than a stride; a small batch keeps wide models quick.
+    usual, grown = dict.fromkeys(free, 24) | {"batch": 2}, dict.fromkeys(free, 67) | {"batch": 3}
+    runs = [(usual, shapes(usual))]
+    for axis in free:
+        for longer in [{axis}, *[{axis, other} for other in free if other != axis], set(free)]:
+            lengths = {name: (grown if name in longer else usual)[name] for name in usual}
+            try:
+                runs.append((lengths, shapes(lengths)))
+            except InputMismatch:
+                if longer == set(free):
+                    raise
+            else:
+                break
+    return runs
 
 
 def _without_large_weights(graph: ir.Model) -> tuple[bytes, dict[str, Array]]:
@@ -63,28 +89,3 @@ def _without_large_weights(graph: ir.Model) -> tuple[bytes, dict[str, Array]]:
             del copy.graph.initializers[name]
             copy.graph.inputs.append(value)
     return ir.to_proto(copy).SerializeToString(), weights
-
-
-def _lengths(free: Sequence[str], run: int, *, equal: bool) -> dict[str, int]:
-    """A length for each free axis, unlike those of the other run, and long enough for windows and pooling."""
-    lengths = {axis: 16 + 7 * run if equal else 16 + 3 * index + 40 * run for index, axis in enumerate(free)}
-    # A small batch keeps wide models quick.
-    return lengths | ({"batch": 2 + run} if "batch" in lengths else {})
-
-
-def _run(
-    session: Any,
-    inputs: Sequence[TensorSpec],
-    states: Sequence[StateSpec],
-    outputs: Sequence[Any],
-    lengths: Mapping[str, int],
-    weights: Mapping[str, Array],
-) -> list[tuple[int, ...]]:
-    feeds = dict(weights)
-    for name, dtype, axes in [(spec.name, spec.dtype, spec.axes) for spec in inputs] + [
-        (state.input, state.dtype, state.axes) for state in states
-    ]:
-        shape = [axis if isinstance(axis, int) else lengths[axis] for axis in axes]
-        # Ones are an id, a valid mask and a number alike.
-        feeds[name] = np.ones(shape, dtype)
-    return [value.shape for value in session.run([output.name for output in outputs], feeds)]

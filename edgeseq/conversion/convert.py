@@ -13,11 +13,12 @@ from edgeseq.conversion import finish
 from edgeseq.conversion.axes import output_specs
 from edgeseq.conversion.bridge import to_onnx
 from edgeseq.conversion.cleaning.rules import clean
+from edgeseq.conversion.failures import reason_of
 from edgeseq.conversion.markers import Trace
 from edgeseq.conversion.place import Placed, place_markers
 from edgeseq.conversion.signature import Signature
 from edgeseq.conversion.trace import trace_model
-from edgeseq.errors import Refused, UnsupportedOp
+from edgeseq.errors import EdgeseqError, InputMismatch, InvalidFile, Refused, UnsupportedOp
 from edgeseq.runtime.manifest import TensorSpec
 
 
@@ -54,7 +55,7 @@ def convert(
     names = [f"output:{index}" for index in range(len(trace.function.outputs))]
     graph = to_onnx(trace.function, [spec.name for spec in signature.inputs], names, opset=opset)
     finish.name_axes(graph.graph.inputs, {spec.name: spec.axes for spec in signature.inputs})
-    user_loops = tuple(str(node.name) for node in graph.graph.all_nodes() if node.op_type == "Loop")
+    user_loops = tuple(str(node.name) for node in finish.loops(graph.graph))
     placed = place_markers(graph, trace, lowering_name=lowering, target=target)
     clean(graph)
     finish.canonical(graph)
@@ -64,35 +65,35 @@ def convert(
     )
     try:
         outputs = output_specs(graph, inputs, placed.states)
-    except Exception as error:
-        _refuse_missing_kernel(error)
-        if not placed.states:
-            raise
-        # Weights for each time step of the model's own length do not fit another.
-        raise Refused(
-            "the model cannot be fed in chunks: something in it has the number of time steps built in "
-            f"({str(error).strip().splitlines()[0]})"
-        ) from error
+    except InvalidFile as error:
+        raise _not_opened(error) from error
+    except InputMismatch as error:
+        what = "the graph fails at other lengths than the model's own, though they are free"
+        if placed.states:
+            # Weights for each time step of the model's own length do not fit another.
+            what = "the model cannot be fed in chunks: something in it has the number of time steps built in"
+        raise Refused(f"{what} ({error})") from error
     return Converted(
         graph=graph,
         signature=signature,
         placed=placed,
         inputs=inputs,
         outputs=outputs,
-        loops=finish.count_loops(graph),
+        loops=len(finish.loops(graph.graph)),
         user_loops=user_loops,
         notes=notes,
     )
 
 
-def _refuse_missing_kernel(error: Exception) -> None:
+def _not_opened(error: InvalidFile) -> Refused:
     """Valid ONNX that onnxruntime still cannot run, such as a convolution in double precision."""
-    missing = re.search(r"Could not find an implementation for (\w+)", str(error))
-    if missing:
-        raise UnsupportedOp(
-            [missing[1]],
-            "onnxruntime's CPU provider has no kernel for it with these types; float32 is the type that has them all",
-        ) from error
+    missing = re.search(r"Could not find an implementation for (\w+)", error.reason)
+    if not missing:
+        return Refused(f"onnxruntime cannot open the converted graph: {error.reason}")
+    return UnsupportedOp(
+        [missing[1]],
+        "onnxruntime's CPU provider has no kernel for it with these types; float32 is the type that has them all",
+    )
 
 
 def _trace(
@@ -117,12 +118,12 @@ def _trace(
                 opset=opset,
                 allow_loop=allow_loop,
             )
-        except Refused:
+        except (EdgeseqError, MemoryError):
             raise
         except Exception as error:
+            reason = reason_of(error)
             if candidate is candidates[-1]:
-                raise
-            reason = str(error).strip().splitlines()[0]
+                raise Refused(f"the model cannot be traced: {reason}") from error
             notes = (f"the model cannot be traced with free lengths, so they are fixed: {reason}",)
         else:
             return trace, candidate, notes

@@ -73,7 +73,7 @@ def _all_double(graph: ir.Model, outputs: Sequence[TensorSpec]) -> bool:
     return not any(
         node.op_type == "Cast"
         and types.get(node.input[0]) == onnx.TensorProto.FLOAT
-        and node.attribute[0].i == onnx.TensorProto.DOUBLE
+        and any(given.name == "to" and given.i == onnx.TensorProto.DOUBLE for given in node.attribute)
         for node in inferred.node
     )
 

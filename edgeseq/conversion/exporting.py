@@ -20,6 +20,7 @@ from edgeseq.conversion import finish
 from edgeseq.conversion import streaming as streams
 from edgeseq.conversion.convert import Converted, convert
 from edgeseq.conversion.describe import describe
+from edgeseq.conversion.failures import refusing, shapes_of
 from edgeseq.conversion.load import load
 from edgeseq.conversion.names import layer_of_scope
 from edgeseq.conversion.outside import data_file
@@ -68,7 +69,8 @@ def export(
 
     Raises UnsupportedLayer, UnsupportedOp, LoopRefused (all Refused) for what cannot be exact or native, ParityFailed
     when the finished file differs from Keras by more than 1e-5 × max(1, max |answer|), OutputExists, MissingInput,
-    InvalidFile, WrongUsage. Whatever it raises, nothing is left behind and the model works as before.
+    InvalidFile, WrongUsage. What the model's own code raises becomes Refused, with that as its cause. Whatever it
+    raises, nothing is left behind and the model works as before.
     """
     target_path = _check_arguments(output, target, lowering, overwrite)
     loaded = load(model_or_path, weights)
@@ -79,7 +81,9 @@ def export(
         samples = read_inputs(samples, "samples")
     if samples is not None and not model.built:
         # By the samples themselves, before anything is asked in other sizes.
-        model(keras.tree.map_structure(np.asarray, samples), training=False)
+        arrays = keras.tree.map_structure(np.asarray, samples)
+        with refusing(f"the model fails on samples of shape {shapes_of(keras.tree.flatten(arrays))}"):
+            model(arrays, training=False)
     with kept_states(model):
         signature = read_signature(model, samples)
     given = None if samples is None else _flat_samples(samples, signature)

@@ -127,17 +127,12 @@ def check(path: StrPath) -> None:
         raise EdgeseqError(f"the finished graph is not valid ONNX, which is a bug in edgeseq: {error}") from error
 
 
-def has_loop(nodes: Iterable[ir.Node]) -> bool:
-    """Whether one of the nodes, or of those in their bodies, is a Loop."""
+def loops(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    """The Loop nodes among `nodes` and in their bodies."""
+    found = []
     for node in nodes:
-        if node.op_type == "Loop":
-            return True
+        found += [node] if node.op_type == "Loop" else []
         for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH and has_loop(attribute.as_graph()):
-                return True
-    return False
-
-
-def count_loops(model: ir.Model) -> int:
-    """Number of Loop nodes, those in subgraphs included."""
-    return sum(node.op_type == "Loop" for node in ir.traversal.RecursiveGraphIterator(model.graph))
+            if attribute.type == ir.AttributeType.GRAPH:
+                found += loops(attribute.as_graph())
+    return found

@@ -26,7 +26,7 @@ from edgeseq.bench.subjects import (
     model_size_bytes,
 )
 from edgeseq.conversion.bridge import working_tf2onnx
-from edgeseq.conversion.load import load_model
+from edgeseq.conversion.load import load
 from edgeseq.conversion.reference import reset_states
 from edgeseq.errors import WrongUsage
 from edgeseq.files import StrPath
@@ -72,7 +72,7 @@ def keras_subjects(
 
     Raises what loading the model raises; what Keras or onnxruntime raise later becomes the subject's error.
     """
-    model = load_model(model)
+    model = load(model).model
     first = flatten(inputs)[0]
     batch = len(first) if first.ndim else 1
     facts: dict[str, Any] = {"batch": batch, "time_steps": time_steps, "fed": inputs}

@@ -16,6 +16,8 @@ import onnx_ir as ir
 import tensorflow as tf
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 
+from edgeseq.conversion.failures import reason_of
+from edgeseq.conversion.finish import loops
 from edgeseq.conversion.old.meaning import hard_sigmoid_of_keras_2
 from edgeseq.conversion.pieces import Piece, trace_piece
 from edgeseq.errors import EdgeseqError, LoopRefused, UnsupportedLayer
@@ -225,11 +227,11 @@ def _trace(function: Any, inputs: Sequence[tf.TensorSpec], call: Call, what: str
         piece = trace_piece(function, inputs, opset=call.opset)
     except EdgeseqError as error:
         raise UnsupportedLayer(call.layer, f"{what} cannot be converted: {error}") from error
+    except MemoryError:
+        raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UnsupportedLayer(call.layer, f"{what} cannot be traced: {reason}") from error
-    nodes = ir.traversal.RecursiveGraphIterator(piece.graph)
-    if not call.allow_loop and any(node.op_type == "Loop" for node in nodes):
+        raise UnsupportedLayer(call.layer, f"{what} cannot be traced: {reason_of(error)}") from error
+    if not call.allow_loop and loops(piece.graph):
         raise LoopRefused(
             f"layer '{call.layer}': {what} holds a while-loop, which becomes an ONNX Loop. Most accelerators refuse "
             "it, and it is slow. Rewrite it without, or allow it (--allow-loop, allow_loop=True)",

@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import keras
 
+from edgeseq.conversion.failures import reason_of
 from edgeseq.conversion.old.file import age_of, load_json, load_old, with_weights
 from edgeseq.errors import InvalidFile, WrongUsage
 from edgeseq.files import check_input
@@ -26,11 +27,6 @@ class Loaded:
     """The `keras.Model` of the Keras that runs."""
     notes: tuple[str, ...]
     """What Keras 3 would have read in another way, and what was done about it; empty for models of Keras 3."""
-
-
-def load_model(model_or_path: Any) -> Any:
-    """The model that `load` finds, without its notes."""
-    return load(model_or_path).model
 
 
 def load(model_or_path: Any, weights: Any = None) -> Loaded:
@@ -77,9 +73,11 @@ def _load_file(path: Path) -> tuple[Any, list[str]]:
     try:
         # Compiling would need the training's losses and metrics, which an export does not.
         return keras.saving.load_model(path, compile=False), []
+    except MemoryError:
+        raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidFile(
             path,
-            f"Keras cannot load it ({reason}). If it has custom layers, load it yourself and pass the model object",
+            f"Keras cannot load it ({reason_of(error)}). If it has custom layers, load it yourself and pass the model "
+            "object",
         ) from error

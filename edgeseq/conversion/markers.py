@@ -48,15 +48,21 @@ class Trace:
     """A traced model: the concrete function and what its markers stand for."""
 
     streaming: bool
+    """Whether the states of every recurrent layer become inputs and outputs of the file."""
     opset: int
     """For the pieces that are traced on their own."""
     allow_loop: bool
+    """Whether what cannot be native may become an ONNX Loop."""
     function: Any = None
+    """The concrete TensorFlow function, once it is traced."""
     recurrent: dict[str, RecurrentMarker] = field(default_factory=dict)
+    """What stands for a recurrent layer, by its marker's token."""
     weights: dict[str, Array] = field(default_factory=dict)
+    """Large weights, by their markers' tokens."""
     loops: dict[int, RecurrentLayer] = field(default_factory=dict)
     """Recurrent layers that were left to Keras's own while-loop, by `layer_id`."""
     carried_layers: set[int] = field(default_factory=set)
+    """The `id` of each layer whose states are inputs and outputs of the file: once is all that they can be."""
     around: list[Any] = field(default_factory=list)
     """Layers that the tracing is inside of and that call others in a way of their own, outermost first."""
     refusal: EdgeseqError | None = None

@@ -24,18 +24,23 @@ class Piece:
     """Of the outputs."""
 
 
-def trace_piece(function: Callable[..., Sequence[Any]], inputs: Sequence[tf.TensorSpec], *, opset: int) -> Piece:
-    """Trace `function`, which takes and returns flat tensors, apart from any graph that is being made around it.
-
-    Raises whatever the function raises, and what `to_onnx` does.
-    """
+def concrete_function(function: Callable[..., Sequence[Any]], inputs: Sequence[tf.TensorSpec]) -> Any:
+    """A trace of `function`, which takes and returns flat tensors."""
 
     def flat(*tensors: Any) -> Any:
         # An Identity gives every output a node of its own, also when an output is an input or appears twice.
         return tuple(tf.identity(tensor) for tensor in function(*tensors))
 
+    return tf.function(flat, autograph=False).get_concrete_function(*inputs)
+
+
+def trace_piece(function: Callable[..., Sequence[Any]], inputs: Sequence[tf.TensorSpec], *, opset: int) -> Piece:
+    """Trace `function`, which takes and returns flat tensors, apart from any graph that is being made around it.
+
+    Raises whatever the function raises, and what `to_onnx` does.
+    """
     with tf.init_scope():
-        concrete = tf.function(flat, autograph=False).get_concrete_function(*inputs)
+        concrete = concrete_function(function, inputs)
         names = [f"output:{index}" for index in range(len(concrete.outputs))]
         model = to_onnx(concrete, [f"input:{index}" for index in range(len(inputs))], names, opset=opset)
     return Piece(

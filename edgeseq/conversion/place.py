@@ -12,6 +12,7 @@ import onnx_ir as ir
 from edgeseq import lowering
 from edgeseq.conversion import finish
 from edgeseq.conversion.bridge import MARKER_DOMAIN, MARKER_OP
+from edgeseq.conversion.cleaning import graphs
 from edgeseq.conversion.markers import RecurrentMarker, Trace
 from edgeseq.conversion.names import layer_of_scope, plain_name
 from edgeseq.lowering.builder import Builder
@@ -51,7 +52,7 @@ def place_markers(model: ir.Model, trace: Trace, *, lowering_name: str = "auto",
             except Exception as error:
                 error.add_note(f"while lowering layer '{marker.spec.layer}'")
                 raise
-            if finish.has_loop(nodes):
+            if finish.loops(nodes):
                 strategy, reason = "loop", "its own code holds a while-loop"
             layer = RecurrentLayer(
                 name=marker.layer, layer_type=marker.layer_type, strategy=strategy, op_types=op_types, reason=reason
@@ -99,7 +100,7 @@ def _place_weight(main: ir.Graph, graph: ir.Graph, node: ir.Node, trace: Trace, 
         shape = ir.Shape(trace.weights[token].shape)
         existing = ir.Value(name=token, const_value=tensor, shape=shape, type=ir.TensorType(tensor.dtype))
         main.initializers.add(existing)
-    _replace(graph, node, [], [existing])
+    graphs.replace(graph, node, [existing])
 
 
 def _place_recurrent(
@@ -164,29 +165,10 @@ def _place_recurrent(
         *(lowered.outputs or [None] * marker.outputs),
         *(lowered.states or [None] * count),
     ]
-    _replace(graph, node, b.nodes, replacements)
+    graph.insert_before(node, b.nodes)
+    graphs.replace(graph, node, replacements)
     return b.nodes, lowered.op_types
 
 
 def _used(value: ir.Value) -> bool:
     return bool(value.uses()) or value.is_graph_output()
-
-
-def _replace(graph: ir.Graph, node: ir.Node, nodes: Sequence[ir.Node], values: Sequence[ir.Value | None]) -> None:
-    """Put `nodes` where `node` is, and `values` where its outputs were read."""
-    graph.insert_before(node, nodes)
-    for old, new in zip(node.outputs, values, strict=False):
-        if new is None:
-            continue
-        if old.is_graph_output():
-            # The graph's own name for its output must survive.
-            position = list(graph.outputs).index(old)
-            holder = ir.Node("", "Identity", [new])
-            graph.insert_before(node, holder)
-            out = holder.outputs[0]
-            out.name, out.shape, out.type = old.name, old.shape, old.type
-            old.name = None
-            graph.outputs[position] = out
-            new = out
-        ir.convenience.replace_all_uses_with(old, new)
-    graph.remove(node, safe=True)

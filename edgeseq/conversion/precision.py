@@ -45,6 +45,7 @@ def in_float32(model: Any) -> Iterator[None]:
         return
     # Another thread must not put the policies back while this one relies on them.
     with LOCK:
+        # Keras's own setter would write into a policy map that layers share.
         before = [layer._dtype_policy for layer in layers]
         try:
             for layer in layers:

@@ -11,10 +11,11 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from edgeseq.conversion.load import load_model
+from edgeseq.conversion.failures import reason_of, refusing, shapes_of
+from edgeseq.conversion.load import load
 from edgeseq.conversion.precision import in_float32
 from edgeseq.conversion.signature import Input, Signature, to_structure
-from edgeseq.errors import InputMismatch
+from edgeseq.errors import InputMismatch, Refused
 from edgeseq.runtime.manifest import Structure
 
 Array = npt.NDArray[Any]
@@ -48,24 +49,26 @@ class Answers:
     """Sizes at which Keras itself failed, with its reason."""
 
 
-def open_keras(model_or_path: Any) -> Callable[[Any], Any]:
-    """A function from what the model takes to what it returns, as numpy arrays; always from the initial state.
+def open_keras(model_or_path: Any) -> tuple[Callable[[Any], Any], tuple[str, ...]]:
+    """A function from what the model takes to what it returns, as numpy arrays, and the notes on loading the model.
 
-    A model in mixed precision is asked in float32, which is what its export computes.
+    It is always asked from the initial state, and in float32 where it has mixed precision: so does its export compute.
     """
-    model = load_model(model_or_path)
+    loaded = load(model_or_path)
+    model = loaded.model
 
     def ask(inputs: Any) -> Any:
         with kept_states(model), in_float32(model):
             reset_states(model)
             try:
                 outputs = model(keras.tree.map_structure(np.asarray, inputs), training=False)
+            except MemoryError:
+                raise
             except Exception as error:
-                reason = str(error).strip().splitlines()[0]
-                raise InputMismatch(f"the Keras model does not take these inputs: {reason}") from error
+                raise InputMismatch(f"the Keras model does not take these inputs: {reason_of(error)}") from error
             return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
 
-    return ask
+    return ask, loaded.notes
 
 
 def reset_states(model: Any) -> None:
@@ -115,14 +118,16 @@ def keras_answers(model: Any, signature: Signature, given: Sequence[Array] | Non
     refused: list[str] = []
     names: tuple[str, ...] = ()
     nest: Structure = None
-    error: Exception | None = None
+    failures: list[Refused] = []
     for alternatives in batches:
         for arrays in alternatives:
             reset_states(model)
+            failed = f"Keras itself fails on inputs of shape {shapes_of(arrays)}"
             try:
-                outputs = signature.call(*arrays)
-            except Exception as caught:  # noqa: BLE001  (Keras raises anything; re-raised when nothing else is left)
-                error = caught
+                with refusing(failed):
+                    outputs = signature.call(*arrays)
+            except Refused as caught:
+                failures.append(caught)
                 continue
             flat = keras.tree.flatten_with_path(outputs)
             if not names:
@@ -131,7 +136,7 @@ def keras_answers(model: Any, signature: Signature, given: Sequence[Array] | Non
             values = [keras.ops.convert_to_numpy(value) for _, value in flat]
             if not all(value.size for value in values):
                 # As a convolution's of fewer steps than its window; onnxruntime raises an error there.
-                error = ValueError("its answer is empty, as for a sequence shorter than a window")
+                failures.append(Refused(f"{failed}: its answer is empty, as for a sequence shorter than a window"))
                 continue
             if arrays is not alternatives[-1] and not all(np.isfinite(value).all() for value in values):
                 continue
@@ -143,12 +148,10 @@ def keras_answers(model: Any, signature: Signature, given: Sequence[Array] | Non
             )
             break
         else:
-            shapes = ", ".join(str(array.shape) for array in alternatives[0])
-            refused.append(f"Keras itself fails on inputs of shape {shapes}: {str(error).strip().splitlines()[0]}")
+            refused.append(str(failures[-1]))
     reset_states(model)
     if not trials:
-        assert error is not None
-        raise error
+        raise failures[0]
     return Answers(trials=tuple(trials), output_names=names, output_structure=nest, refused=tuple(refused))
 
 
@@ -161,7 +164,8 @@ def mixed_distance(model: Any, signature: Signature, trials: Sequence[Trial]) ->
     with kept_states(model):
         for trial in trials:
             reset_states(model)
-            mixed = keras.tree.flatten(signature.call(*[trial.inputs[spec.name] for spec in signature.inputs]))
+            with refusing("the model fails in its own, mixed precision"):
+                mixed = keras.tree.flatten(signature.call(*[trial.inputs[spec.name] for spec in signature.inputs]))
             for answer, exact in zip(mixed, trial.outputs.values(), strict=True):
                 difference = np.abs(keras.ops.convert_to_numpy(keras.ops.cast(answer, "float32")) - exact)
                 worst = max(worst, float(difference.max(initial=0)) / max(1.0, float(np.abs(exact).max(initial=0))))

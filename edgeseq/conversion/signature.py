@@ -10,8 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from edgeseq.conversion.failures import refusing
 from edgeseq.conversion.names import unique_names
-from edgeseq.errors import UnsupportedLayer, WrongUsage
+from edgeseq.errors import Refused, UnsupportedLayer, WrongUsage
 from edgeseq.runtime.manifest import Structure
 
 _VOCABULARY_LAYERS = (keras.layers.TextVectorization, keras.layers.StringLookup, keras.layers.IntegerLookup)
@@ -88,9 +89,6 @@ def read_signature(model: Any, samples: Any = None) -> Signature:
             f"the inputs of model '{model.name}' are unknown: it has no Input and no samples were given. "
             "Add keras.Input as its first layer, or pass samples= (one batch of inputs)"
         )
-    if isinstance(model, keras.Sequential):
-        model(keras.tree.map_structure(np.asarray, samples))
-        return read_signature(model)
     return _from_samples(model, samples)
 
 
@@ -175,8 +173,9 @@ def _from_samples(model: Any, samples: Any) -> Signature:
         for is_sequence, (_, array) in zip(sequences, flat, strict=True)
     ]
     try:
-        model(keras.tree.pack_sequence_as(arrays, longer), training=False)
-    except Exception:  # noqa: BLE001  (Keras raises anything; that it raises is the answer)
+        with refusing("the model fails at another length"):
+            model(keras.tree.pack_sequence_as(arrays, longer), training=False)
+    except Refused:
         return fixed
     if not any(sequences):
         return fixed

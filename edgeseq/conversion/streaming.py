@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from edgeseq.conversion.failures import refusing, shapes_of
 from edgeseq.conversion.reference import Answers, Trial, keras_answers, made_names, make_input, reset_states
 from edgeseq.conversion.signature import Signature, to_structure
 from edgeseq.errors import UnsupportedLayer
@@ -116,7 +117,10 @@ def answers(
             for segment in segments[1:]:
                 segment[index] = segments[0][index]
     reset_states(model)
-    called = [signature.call(*segment) for segment in segments]
+    with refusing(
+        f"the model fails on inputs of shape {shapes_of(segments[0])}, called {len(segments)} times in a row"
+    ):
+        called = [signature.call(*segment) for segment in segments]
     reset_states(model)
     names = signature.output_names or made_names(keras.tree.flatten_with_path(called[0]))
     flat = [[keras.ops.convert_to_numpy(value) for value in keras.tree.flatten(result)] for result in called]

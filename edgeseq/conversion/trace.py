@@ -21,6 +21,7 @@ from edgeseq.conversion.calls import bidirectional_call, recurrent_call, time_di
 from edgeseq.conversion.lock import LOCK
 from edgeseq.conversion.markers import Trace, weight
 from edgeseq.conversion.names import plain_name
+from edgeseq.conversion.pieces import concrete_function
 from edgeseq.errors import EdgeseqError
 
 
@@ -34,14 +35,9 @@ def trace_model(
 ) -> Trace:
     """Trace `call`, a function of flat tensors that returns a flat sequence of tensors, and collect its markers."""
     trace = Trace(streaming=streaming, opset=opset, allow_loop=allow_loop)
-
-    def flat(*tensors: Any) -> Any:
-        # An Identity gives every output a node of its own, also when an output is an input or appears twice.
-        return tuple(tf.identity(tensor) for tensor in call(*tensors))
-
     with _patched(trace):
         try:
-            trace.function = tf.function(flat, autograph=False).get_concrete_function(*inputs)
+            trace.function = concrete_function(call, inputs)
         except Exception:
             if trace.refusal is not None:
                 raise trace.refusal from None
@@ -131,7 +127,7 @@ def _embedding_call(trace: Trace, original: Callable[..., Any]) -> Callable[...,
         inputs = tf.convert_to_tensor(inputs)
         if inputs.dtype not in (tf.int32, tf.int64):
             inputs = tf.cast(inputs, tf.int32)
-        return tf.cast(tf.gather(weight(trace, self._embeddings), inputs), self.compute_dtype)
+        return tf.cast(tf.gather(weight(trace, self.embeddings), inputs), self.compute_dtype)
 
     return call
 
@@ -140,7 +136,7 @@ def _dense_call(trace: Trace, original: Callable[..., Any]) -> Callable[..., Any
     def call(self: Any, inputs: Any, training: Any = None) -> Any:
         if not _plain(self, keras.layers.Dense):
             return original(self, inputs, training=training)
-        x = tf.matmul(tf.convert_to_tensor(inputs), weight(trace, self._kernel))
+        x = tf.matmul(tf.convert_to_tensor(inputs), weight(trace, self.kernel))
         if self.bias is not None:
             x = x + self.bias.value
         return x if self.activation is None else self.activation(x)

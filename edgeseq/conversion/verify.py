@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeseq.conversion.failures import shapes_of
 from edgeseq.conversion.reference import Trial
 from edgeseq.errors import InputMismatch, Refused
 from edgeseq.files import StrPath
@@ -37,13 +38,14 @@ def verify(path: StrPath, trials: Sequence[Trial], *, tolerance: float) -> tuple
         may_differ = trial is not trials[0] and _steps(model.manifest, trial) == fewest
         expected = {name: trial.outputs[name] for name in names}
         if not model.manifest.states:
-            shapes = ", ".join(str(array.shape) for array in trial.inputs.values())
+            shapes = shapes_of(trial.inputs.values())
             try:
                 answers = structure.flatten(model(trial.inputs), model.manifest.output_structure)
             except InputMismatch as error:
+                told = f"inputs of shape {shapes} are an error in the file, not in Keras: {error}"
                 if not may_differ:
-                    raise
-                refused.append(f"inputs of shape {shapes} are an error in the file, not in Keras: {error}")
+                    raise Refused(told) from error
+                refused.append(told)
                 continue
             other = [name for name in names if answers[name].shape != expected[name].shape]
             if other:

@@ -1,6 +1,7 @@
 """`RecurrentSpec`: what a recurrent layer computes, as plain data. No Keras and no ONNX types are in it.
 
-A spec is read from a Keras layer (`edgeseq.conversion.layers`) and written as ONNX nodes by any strategy here.
+A spec is read from a Keras layer (`edgeseq.conversion.layers`) or from an ONNX node (`edgeseq.lowering.reading`), and
+written as ONNX nodes by any strategy here.
 """
 
 from __future__ import annotations

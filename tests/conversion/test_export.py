@@ -10,6 +10,8 @@ import pytest
 from keras import layers as L
 
 import edgeseq
+from edgeseq.conversion.convert import convert
+from edgeseq.conversion.signature import read_signature
 from edgeseq.runtime import Model
 
 # The rule of the design: |a - b| <= 1e-5 x max(1, max |reference|), for float32 on the CPU.
@@ -319,6 +321,40 @@ def test_axes_are_named_after_what_they_follow(tmp_path):
     assert session.get_outputs()[0].shape == ["batch", "time_2", 3]
 
 
+def every_step(x):
+    return L.LSTM(2, return_sequences=True)(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "axes"),
+    [
+        (lambda a, b, c, d: [L.Add()([a, b]), every_step(c), every_step(d)], ["time", "time_3", "time_4"]),
+        (lambda a, b, c, d: [L.Add()([b, c]), every_step(a), every_step(d)], ["time_2", "time", "time_4"]),
+        # Two pairs; an answer of a pair has either one's name.
+        (lambda a, b, c, d: [L.Add()([a, c]), L.Add()([b, d]), every_step(d)], ["time", "time_2", "time_2"]),
+        (lambda a, b, c, d: [L.Concatenate()([a, b, c]), every_step(d), every_step(c)], ["time", "time_4", "time"]),
+        (lambda a, b, c, d: [L.Add()([a, b, d]), L.Attention()([a, c]), c], ["time", "time", "time_3"]),
+        # As long as two of them, or as a part of one.
+        (lambda a, b, c, d: [L.Concatenate(axis=1)([a, b]), c[:, ::2], L.MaxPooling1D(30, padding="same")(d)], None),
+    ],
+)  # fmt: skip
+def test_axes_are_named_after_what_they_follow_where_others_must_be_equal(make, axes):
+    a, b, c, d = (keras.Input((None, 2), name=name) for name in "abcd")
+    options = {"opset": 18, "target": "cpu", "streaming": False, "lowering": "auto", "allow_loop": False}
+    outputs = convert(read_signature(keras.Model([a, b, c, d], make(a, b, c, d))), **options).outputs
+    expected = axes or [f"{spec.name}_1" for spec in outputs]
+    assert [spec.axes[:2] for spec in outputs] == [("batch", axis) for axis in expected]
+
+
+def test_a_mask_that_only_must_not_be_longer_is_still_as_long(tmp_path):
+    # The graph takes fewer mask values than steps, which Keras does not.
+    x, mask = keras.Input((None, 4), name="x"), keras.Input((None,), dtype="bool", name="mask")
+    model = keras.Model([x, mask], L.SimpleRNN(3, return_sequences=True, go_backwards=True)(x, mask=mask))
+    edgeseq.export(model, tmp_path / "model.onnx")
+    (output,) = Model(tmp_path / "model.onnx").outputs
+    assert output.axes in (("batch", "time", 3), ("batch", "time_2", 3))
+
+
 def test_ids_are_int32_however_keras_declares_them(tmp_path):
     edgeseq.export(sequential(L.Embedding(50, 8), L.LSTM(3), shape=(None,)), tmp_path / "model.onnx")
     model = Model(tmp_path / "model.onnx")
@@ -373,3 +409,15 @@ def test_a_subclassed_model_is_exported_from_samples(tmp_path):
 def test_a_model_without_inputs_asks_for_samples(tmp_path):
     with pytest.raises(edgeseq.errors.WrongUsage, match=r"the inputs of model .* are unknown.*samples="):
         edgeseq.export(keras.Sequential([L.LSTM(3)]), tmp_path / "model.onnx")
+
+
+class Sum(L.Layer):
+    def call(self, pair):
+        return pair[0] + pair[1]
+
+
+def test_a_sequential_that_takes_a_list_is_exported_from_samples(tmp_path):
+    model = keras.Sequential([Sum(), L.LSTM(3)])
+    samples = [np.ones((2, 5, 4), np.float32), np.full((2, 5, 4), 0.5, np.float32)]
+    assert edgeseq.export(model, tmp_path / "model.onnx", samples=samples).parity
+    np.testing.assert_allclose(Model(tmp_path / "model.onnx")(samples), model(samples), atol=1e-6)

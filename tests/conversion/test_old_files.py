@@ -10,9 +10,11 @@ import keras
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
 
 import edgeseq
 from edgeseq import errors
+from edgeseq.cli import check
 from edgeseq.conversion.load import load
 from edgeseq.runtime import Model
 
@@ -280,7 +282,13 @@ class TestThroughOnnx:
         assert report.notes[0].startswith("old.h5 was written by Keras 2.21")
         inputs = inputs_of(model)
         assert_alike(Model(tmp_path / "model.onnx")(inputs), model(inputs))
-        assert edgeseq.compare(tmp_path / "model.onnx", tmp_path / "old.h5", inputs)
+        parity = edgeseq.compare(tmp_path / "model.onnx", tmp_path / "old.h5", inputs)
+        assert parity
+        assert parity.notes
+        assert parity.notes == report.notes[: len(parity.notes)]
+        shown = Console(record=True, width=200)
+        check._show(parity, shown)
+        assert f"note: {parity.notes[0]}" in shown.export_text()
 
     def test_hard_gates_stay_one_op_with_the_old_slope(self, tmp_path):
         shaken(sequential(L.LSTM(3, recurrent_activation="hard_sigmoid", name="it"))).save(tmp_path / "old.h5")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import keras
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from keras import layers as L
 
 import edgeseq
 from edgeseq import errors
+from edgeseq.conversion.describe import _all_double
 from edgeseq.runtime import Model
+from edgeseq.runtime.manifest import TensorSpec
 
 
 @pytest.fixture
@@ -105,3 +108,15 @@ def test_what_onnxruntime_cannot_compute_in_double_is_refused(policy, name, tmp_
     with pytest.raises(errors.Refused, match=r"double precision|Conv"):
         edgeseq.export(CONVOLUTIONS[name](), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cast_to_double_is_seen_behind_its_other_attributes():
+    nodes = [
+        onnx.helper.make_node("Relu", ["x"], ["r"]),
+        onnx.helper.make_node("Cast", ["r"], ["y"], saturate=1, to=11),
+    ]
+    assert [attribute.name for attribute in nodes[1].attribute] == ["saturate", "to"]
+    values = [onnx.helper.make_tensor_value_info(name, dtype, [2]) for name, dtype in (("x", 1), ("y", 11))]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)])
+    assert not _all_double(ir.from_proto(model), [TensorSpec(name="y", dtype="float64", axes=(2,))])

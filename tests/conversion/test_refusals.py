@@ -136,6 +136,86 @@ def test_refused_by_name(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Failing(L.Layer):
+    """Raises when it computes numbers, or already when it is traced."""
+
+    def __init__(self, error, *, traced=False):
+        super().__init__()
+        self.error, self.traced = error, traced
+
+    def call(self, x):
+        if self.traced or (tf.executing_eagerly() and not isinstance(x, keras.KerasTensor)):
+            raise self.error
+        return x
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+class Subclassed(keras.Model):
+    def __init__(self, error):
+        super().__init__()
+        self.failing = Failing(error)
+
+    def call(self, x):
+        return self.failing(x)
+
+
+SAMPLES = np.ones((2, 5, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "words"),
+    [
+        (lambda error: sequential(L.LSTM(3), Failing(error, traced=True)), {}, "cannot be traced: "),
+        (lambda error: sequential(L.LSTM(3), Failing(error)), {}, r"Keras itself fails on .* \(1, 16, 4\): "),
+        (Subclassed, {"samples": SAMPLES}, r"the model fails on samples of shape \(2, 5, 4\): "),
+        (
+            lambda error: keras.Sequential(
+                [keras.Input(batch_shape=(2, 5, 4)), L.LSTM(3, stateful=True), L.Activation(Failing(error).call)]
+            ),
+            {},
+            r"the model fails on inputs of shape \(2, 5, 4\), called 3 times in a row: ",
+        ),
+    ],
+    ids=["traced", "asked", "samples", "stateful"],
+)  # fmt: skip
+def test_what_the_models_own_code_raises_is_named_and_kept(make, options, words, tmp_path):
+    for error, reason in (
+        (ValueError("no idea\nmore"), "ValueError: no idea$"),
+        (KeyError("shape"), "KeyError: shape$"),
+        (RuntimeError(), "RuntimeError$"),
+    ):
+        with pytest.raises(errors.Refused, match=words + reason) as caught:
+            edgeseq.export(make(error), tmp_path / "model.onnx", **options)
+        assert type(caught.value.__cause__) is type(error)
+    for error in (MemoryError("all of it"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            edgeseq.export(make(error), tmp_path / "model.onnx", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_onnxruntime_raises_is_refused_for_what_it_is(tmp_path, monkeypatch):
+    x = keras.Input((None, 4), name="x")
+    model = keras.Model(x, L.LSTM(3)(x + np.ones((1, 6, 4), np.float32)))
+    with pytest.raises(errors.Refused, match=r"fails at other lengths.*6 by 24"):
+        edgeseq.export(model, tmp_path / "model.onnx")
+
+    def closed(*_, **__):
+        raise errors.InvalidFile("a model in memory", "no such thing")
+
+    # Nothing about lengths, whether or not the file carries states.
+    monkeypatch.setattr("edgeseq.conversion.axes.open_session", closed)
+    for streaming in (False, True):
+        with pytest.raises(errors.Refused, match=r"^onnxruntime cannot open the converted graph: no such thing$"):
+            edgeseq.export(sequential(L.LSTM(3)), tmp_path / "model.onnx", streaming=streaming)
+
+
+def test_a_vocabulary_of_one_word_can_be_fed_in_chunks(tmp_path):
+    model = sequential(L.Embedding(1, 3), L.LSTM(3), shape=(None,))
+    assert edgeseq.export(model, tmp_path / "model.onnx", streaming=True).parity
+
+
 def test_a_loop_can_be_allowed(tmp_path):
     make, _, _ = CASES["a while-loop of the user's own"]
     report = edgeseq.export(make(), tmp_path / "model.onnx", allow_loop=True)

@@ -16,26 +16,27 @@ from onnx_ir.passes import common
 from edgeseq.conversion.cleaning import graphs
 from edgeseq.conversion.cleaning.products import write_products
 from edgeseq.conversion.cleaning.shapes import evaluate, simplify_shapes
-from edgeseq.conversion.cleaning.transposes import sink_transposes
 
 # Two calls of one layer share their weights, whatever the size.
 _LARGEST_WEIGHT_ELEMENTS = 2**40
 
+# What a rule does to a node of its op types; it returns whether it did anything.
 Rule = Callable[[ir.Graph, ir.Node], bool]
 _RULES: dict[str, list[Rule]] = {}
 
 
 def clean(model: ir.Model) -> None:
-    """Remove what computes nothing: dead nodes, identities, transpositions that cancel, repeated constants."""
+    """Remove what computes nothing, in place: dead nodes, identities, lengths put together again, repeated constants.
+
+    The graph's inputs, outputs and their names stay. Equal names of free axes must mean equal lengths. Afterwards only
+    inputs and outputs have shapes.
+    """
     graph = model.graph
     _drop_identities(graph)
     _share(model)
-    _transpose_ids_not_vectors(graph)
     with _shapes_known(model):
         simplify_shapes(graph)
         write_products(graph)
-        _apply_rules(model)
-        sink_transposes(graph)
         _apply_rules(model)
         _drop_identities(graph)
         _share(model)
@@ -101,6 +102,7 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def _apply_rules(model: ir.Model) -> None:
+    """Each node's rules, until none of them does anything more."""
     graph, changed = model.graph, True
     while changed:
         changed = False
@@ -192,13 +194,15 @@ def _reshape_of_reshape(_: ir.Graph, node: ir.Node) -> bool:
 
 @_rule("Reshape", "Expand")
 def _reshape_to_what_it_is(graph: ir.Graph, node: ir.Node) -> bool:
+    """A Reshape or Expand to the lengths that a value has."""
     source, target = graphs.lengths(node.inputs[0]), graphs.integers(node.inputs[1])
     if source is None or target is None or len(source) != len(target):
         return False
     if node.op_type == "Expand":
         same = [length == wanted or wanted == 1 for length, wanted in zip(source, target, strict=True)]
     else:
-        same = [length == wanted or wanted == 0 for length, wanted in zip(source, target, strict=True)]
+        keeps = node.attributes.get_int("allowzero", 0) == 0
+        same = [length == wanted or (wanted == 0 and keeps) for length, wanted in zip(source, target, strict=True)]
         # All other lengths being the same, the one left to be found is too.
         same = [ok or (wanted == -1 and same.count(False) == 1) for ok, wanted in zip(same, target, strict=True)]
     if not all(same):
@@ -222,6 +226,22 @@ def _one_transpose(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     node.replace_input_with(0, inner.inputs[0])
     node.attributes["perm"] = ir.AttrInt64s("perm", [first[axis] for axis in second])
+    return True
+
+
+@_rule("Transpose")
+def _transpose_ids_not_vectors(graph: ir.Graph, node: ir.Node) -> bool:
+    """Reorder (batch, time) word ids before the table is read, instead of their vectors after it."""
+    gather = graphs.producer(node.inputs[0], "Gather")
+    if gather is None or graphs.permutation(node) != [1, 0, 2] or not graphs.is_single_use(gather.outputs[0]):
+        return False
+    table, ids = gather.inputs
+    if table is None or ids is None or gather.attributes.get_int("axis", 0) != 0 or graphs.rank(table) != 2:
+        return False
+    b = graphs.builder(gather)
+    made = b.op("Gather", table, b.transpose(ids, 1, 0), axis=0)
+    graphs.insert(graph, node, b)
+    graphs.replace(graph, node, [made])
     return True
 
 
@@ -259,33 +279,6 @@ def _cuts(node: ir.Node) -> dict[int, tuple[int, int, int]] | None:
     return {
         axis: (start, end, step) for axis, (start, end, step) in whole.items() if (start, step) != (0, 1) or end < _END
     }
-
-
-@_rule("Gather")
-def _last_output(graph: ir.Graph, node: ir.Node) -> bool:
-    """The last step of all outputs of a recurrent op is a state that it puts out by itself."""
-    data, index = node.inputs
-    squeeze = graphs.producer(data, "Squeeze")
-    if squeeze is None or graphs.integers(index) != (-1,) or graphs.rank(index) != 0:
-        return False
-    if node.attributes.get_int("axis", 0) != 0 or graphs.integers(squeeze.inputs[1]) != (1,):
-        return False
-    layer = graphs.producer(squeeze.inputs[0], "LSTM", "GRU", "RNN")
-    if layer is None or squeeze.inputs[0] is not layer.outputs[0] or layer.attributes.get_int("layout", 0) != 0:
-        return False
-    lengths = layer.inputs[4] if len(layer.inputs) > 4 else None
-    if layer.attributes.get_string("direction", "forward") != "forward" or lengths is not None:
-        return False
-    if len(layer.outputs) == 1:
-        layer.resize_outputs(2)
-        # An output without a name is one that is left out.
-        layer.outputs[1].name = f"{layer.outputs[0].name}/state"
-        layer.outputs[1].type = layer.outputs[0].type
-    b = graphs.builder(layer)
-    made = b.squeeze(layer.outputs[1], 0)
-    graphs.insert(graph, node, b)
-    graphs.replace(graph, node, [made])
-    return True
 
 
 @_rule("Gather")
@@ -341,32 +334,6 @@ def _plus_length(total: ir.Value | None, index: ir.Value | None, data: ir.Value,
     return found[0] == wanted if isinstance(found[0], int) else found[0].name == wanted
 
 
-@_rule("Not")
-def _not_not(graph: ir.Graph, node: ir.Node) -> bool:
-    first = graphs.producer(node.inputs[0], "Not")
-    if first is None:
-        return False
-    graphs.replace(graph, node, [first.inputs[0]])
-    return True
-
-
-@_rule("Where")
-def _same_choice_again(_: ir.Graph, node: ir.Node) -> bool:
-    """A choice by a condition that has made its choice before, as where a mask is applied layer after layer."""
-    changed = False
-    for place in (1, 2):
-        before = graphs.producer(node.inputs[place], "Where")
-        chosen = None if before is None else before.inputs[place]
-        # What was not chosen may have made the result larger.
-        if before is None or before.inputs[0] is not node.inputs[0] or chosen is None:
-            continue
-        if graphs.lengths(chosen) is None or graphs.lengths(chosen) != graphs.lengths(node.inputs[place]):
-            continue
-        node.replace_input_with(place, chosen)
-        changed = True
-    return changed
-
-
 @_rule("Add")
 def _product_and_bias(graph: ir.Graph, node: ir.Node) -> bool:
     """A product with a constant matrix, of rows and not of sequences, and a vector added to it: one Gemm."""
@@ -413,22 +380,3 @@ def _convolution_and_bias(graph: ir.Graph, node: ir.Node) -> bool:
         graphs.replace(graph, node, [source])
         return True
     return False
-
-
-def _transpose_ids_not_vectors(graph: ir.Graph) -> None:
-    """Reorder (batch, time) word ids before the table is read, instead of their vectors after it."""
-    for node in list(graph):
-        if graphs.permutation(node) != [1, 0, 2] or node.inputs[0] is None:
-            continue
-        gather = node.inputs[0].producer()
-        if gather is None or gather.op_type != "Gather" or gather.attributes.get_int("axis", 0) != 0:
-            continue
-        table, ids = gather.inputs
-        if table is None or ids is None or not graphs.is_single_use(node.inputs[0]):
-            continue
-        if graphs.rank(table) != 2 or graphs.rank(ids) != 2:
-            continue
-        b = graphs.builder(gather)
-        made = b.op("Gather", table, b.transpose(ids, 1, 0), axis=0)
-        graphs.insert(graph, node, b)
-        graphs.replace(graph, node, [made])
