@@ -14,6 +14,7 @@ from edgeseq import __version__
 from edgeseq.bench.machine import Machine, installed_version, this_machine
 from edgeseq.errors import MissingExtra, ProviderUnavailable
 from edgeseq.runtime.providers import SHORT_NAMES, open_session
+from edgeseq.runtime.tiny import tiny_model
 
 EXTRAS: Mapping[str, Mapping[str, str]] = {
     "cpu": {"onnxruntime": ">=1.22,<2"},
@@ -188,28 +189,6 @@ def _provider(name: str, versions: Mapping[str, str | None]) -> Check:
             name=label, ok=False, detail=f"it computes 1 + 1 = {answer}", advice="Do not use this provider here."
         )
     return Check(name=label, ok=True, detail="a session starts and computes")
-
-
-def tiny_model() -> bytes:
-    """An ONNX file that adds x, float32 of shape (2,), to itself, written as protobuf without the onnx package.
-
-    Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
-    """
-
-    def message(number: int, *parts: bytes) -> bytes:
-        content = b"".join(parts)
-        return bytes([number << 3 | 2, len(content)]) + content
-
-    def integer(number: int, value: int) -> bytes:
-        return bytes([number << 3, value])
-
-    def tensor(number: int, name: bytes) -> bytes:
-        shape = message(2, message(1, integer(1, 2)))
-        return message(number, message(1, name), message(2, message(1, integer(1, 1), shape)))
-
-    node = message(1, message(1, b"x"), message(1, b"x"), message(2, b"y"), message(4, b"Add"))
-    graph = message(7, node, message(2, b"tiny"), tensor(11, b"x"), tensor(12, b"y"))
-    return integer(1, 8) + graph + message(8, integer(2, 17))
 
 
 def _install(extra: str) -> str:

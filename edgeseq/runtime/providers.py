@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import difflib
+import importlib.metadata
 import os
 import re
 import sys
@@ -18,6 +20,8 @@ import numpy as np
 
 from edgeseq.errors import InputMismatch, InvalidFile, MissingExtra, ProviderUnavailable, WrongUsage
 from edgeseq.files import StrPath, check_input
+from edgeseq.runtime import nvidia
+from edgeseq.runtime.tiny import tiny_model
 
 SHORT_NAMES = {
     "cpu": "CPUExecutionProvider",
@@ -26,11 +30,15 @@ SHORT_NAMES = {
 }
 """Our name of a provider -> onnxruntime's. Any other is asked for by onnxruntime's own name."""
 
+_ADVICE_PAGE = "https://onnxruntime.ai/docs/execution-providers"
+
 # More than any machine has cores; onnxruntime would start every one of them.
 _MOST_THREADS = 4096
 
+_NVIDIA = {SHORT_NAMES["cuda"]: "cuda", SHORT_NAMES["tensorrt"]: "tensorrt"}
+
 # The two onnxruntime packages install over each other, hence the uninstall.
-_GPU_ADVICE = "Install it with: pip uninstall onnxruntime && pip install 'edgeseq[gpu]'"
+_GPU_ADVICE = "Install it with: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'edgeseq[gpu]'"
 
 
 def open_session(
@@ -60,10 +68,10 @@ def open_session(
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     # Only what is fatal: every error is raised as well, with the same words.
     options.log_severity_level = 4
-    if full_name in (SHORT_NAMES["cuda"], SHORT_NAMES["tensorrt"]):
-        # Finds the libraries that the gpu extra installs inside Python's own folders. It prints what it does not find.
+    if full_name in _NVIDIA:
+        # Finds the libraries that pip put into Python's own folders. It prints what it does not find.
         with contextlib.redirect_stdout(sys.stderr):
-            onnxruntime.preload_dlls()
+            nvidia.preload(onnxruntime)
     raised = _exceptions()
     file_errors = (raised.InvalidProtobuf, raised.InvalidGraph, raised.NoModel, raised.NoSuchFile)
     other_errors = (raised.Fail, raised.InvalidArgument, raised.NotImplemented, raised.RuntimeException, raised.EPFail)
@@ -78,11 +86,13 @@ def open_session(
         reason = _reason(error)
         if full_name == SHORT_NAMES["cpu"] or isinstance(error, file_errors):
             raise InvalidFile("a model in memory" if isinstance(source, bytes) else source, reason) from error
-        reason = _unloadable_library(onnxruntime, full_name) or reason
-        raise ProviderUnavailable(provider, reason, _advice(full_name)) from error
+        raise _unavailable(onnxruntime, provider, full_name, provider_options, reason) from error
     if session.get_providers()[0] != full_name:
-        reason = _unloadable_library(onnxruntime, full_name) or "onnxruntime gave no reason and would run on the CPU"
-        raise ProviderUnavailable(provider, reason, _advice(full_name))
+        reason = "onnxruntime gave no reason and would run on the CPU"
+        raise _unavailable(onnxruntime, provider, full_name, provider_options, reason)
+    known = session.get_provider_options().get(full_name)
+    if provider_options and known:
+        _check_known(provider, provider_options, known)
     return session
 
 
@@ -121,6 +131,8 @@ def _full_name(onnxruntime: Any, provider: str) -> str:
         short = {full: name for name, full in SHORT_NAMES.items()}
         has = ", ".join(short.get(name, name) for name in installed)
         reason = f"the installed onnxruntime {onnxruntime.__version__} was built without it; it has {has}"
+        if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
+            reason += ". Both onnxruntime and onnxruntime-gpu are installed, and overwrite each other's files"
         raise ProviderUnavailable(provider, reason, _advice(full_name))
     return full_name
 
@@ -141,26 +153,81 @@ def _check_options(full_name: str, threads: int | None, provider_options: Mappin
 
 
 def _advice(full_name: str) -> str:
-    if full_name == SHORT_NAMES["cuda"]:
+    """What to install where the provider is not compiled in."""
+    if full_name in _NVIDIA:
         return _GPU_ADVICE
-    if full_name == SHORT_NAMES["tensorrt"]:
-        return f"{_GPU_ADVICE} && pip install tensorrt"
     return f"Install an onnxruntime built with {full_name}, and what that needs."
 
 
-def _unloadable_library(onnxruntime: Any, full_name: str) -> str | None:
-    """Why the provider's shared library cannot be loaded, which onnxruntime only logs; None when that is not it.
+def _unavailable(
+    onnxruntime: Any, provider: str, full_name: str, options: Mapping[str, Any] | None, reason: str
+) -> ProviderUnavailable:
+    """The real cause where it can be found, else `reason`. Raises WrongUsage where the options are the cause."""
+    library = _library(onnxruntime, full_name)
+    if full_name in _NVIDIA and library is not None:
+        cause = nvidia.find_cause(
+            _NVIDIA[full_name],
+            library,
+            getattr(onnxruntime, "cuda_version", None),
+            folders=_library_folders(onnxruntime),
+        )
+        if cause is not None:
+            return ProviderUnavailable(provider, cause.reason, cause.advice)
+    if options:
+        # Without them a session of almost nothing tells whether it is they that are refused.
+        known = open_session(tiny_model(), provider=provider).get_provider_options().get(full_name) or {}
+        _check_known(provider, options, known)
+        raise WrongUsage(f"the provider '{provider}' refuses its options {dict(options)}: {reason}")
+    reason = _unloadable(library) or reason
+    return ProviderUnavailable(provider, reason, f"See {_ADVICE_PAGE} for what {full_name} needs.")
+
+
+def _check_known(provider: str, options: Mapping[str, Any], known: Mapping[str, str]) -> None:
+    """Raise WrongUsage for an option that the provider, which told us all of its own, does not have."""
+    for name in options:
+        if known and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f" Did you mean '{near[0]}'?" if near else ""
+            raise WrongUsage(
+                f"the provider '{provider}' has no option '{name}'.{meant} It has {', '.join(sorted(known))}"
+            )
+
+
+def _library(onnxruntime: Any, full_name: str) -> Path | None:
+    """The provider's shared library; None for a provider that is compiled into onnxruntime."""
+    stem = full_name.removesuffix("ExecutionProvider").lower()
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    return next(folder.glob(f"*onnxruntime_providers_{stem}.*"), None)
+
+
+def _library_folders(onnxruntime: Any) -> list[Path]:
+    """Where other versions of a library may lie: the system's folders, CUDA's, and those of pip's packages."""
+    paths = [Path(text) for text in os.environ.get("LD_LIBRARY_PATH", "").split(":") if text]
+    paths += [Path("/usr/lib"), *Path("/usr/lib").glob("*-linux-gnu"), *Path("/usr/local").glob("cuda*/lib64")]
+    packages = Path(onnxruntime.__file__).parent.parent
+    return [*paths, *packages.glob("nvidia/*/lib"), *packages.glob("tensorrt*_libs")]
+
+
+def _unloadable(library: Path | None) -> str | None:
+    """Why a provider's shared library cannot be loaded, which onnxruntime only logs; None when that is not it.
 
     To be asked only after onnxruntime failed: loaded before onnxruntime loads it, the library would not find its host.
     """
-    stem = full_name.removesuffix("ExecutionProvider").lower()
-    folder = Path(onnxruntime.__file__).parent / "capi"
-    for library in folder.glob(f"*onnxruntime_providers_{stem}.*"):
-        try:
-            ctypes.CDLL(str(library))
-        except OSError as error:
-            return str(error)
+    if library is None:
+        return None
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
     return None
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _reason(error: Exception) -> str:

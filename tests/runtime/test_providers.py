@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgeseq.errors import InputMismatch, InvalidFile, MissingExtra, MissingInput, ProviderUnavailable, WrongUsage
-from edgeseq.runtime import Model, providers
+from edgeseq.runtime import Model, nvidia, providers
 
 
 def test_the_cpu_opens_a_path_and_bytes(make_lstm: Callable[..., Any]):
@@ -60,7 +62,7 @@ def test_bad_options_are_wrong_usage(make_lstm: Callable[..., Any], options: dic
     ("name", "advice"),
     [
         ("cuda", r"pip install 'edgeseq\[gpu\]'"),
-        ("tensorrt", "pip install tensorrt"),
+        ("tensorrt", r"pip install 'edgeseq\[gpu\]'"),
         ("OpenVINOExecutionProvider", "an onnxruntime built with OpenVINOExecutionProvider"),
     ],
 )
@@ -109,14 +111,30 @@ def test_a_silent_fallback_is_an_error(
     assert capsys.readouterr().out == ""
 
 
-def test_the_library_that_is_missing_is_the_reason(
+def test_the_driver_that_is_missing_is_the_reason(
     make_lstm: Callable[..., Any], gpu_build: type[_Session], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     (tmp_path / "capi").mkdir()
     (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
     monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
-    with pytest.raises(ProviderUnavailable, match=r"libonnxruntime_providers_cuda\.so: "):
+    monkeypatch.setattr(nvidia, "find_cause", functools.partial(nvidia.find_cause, load=_nothing))
+    with pytest.raises(ProviderUnavailable, match=r"libcudnn\.so\.9; there is no NVIDIA driver .*--gpus all"):
         Model(make_lstm().path, provider="cuda")
+
+
+def _nothing(name: str) -> Any:
+    raise OSError(f"{name}: not found")
+
+
+def test_the_library_of_another_provider_that_is_broken_is_the_reason(
+    make_lstm: Callable[..., Any], gpu_build: type[_Session], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_openvino.so").write_bytes(b"no library")
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["OpenVINOExecutionProvider"])
+    with pytest.raises(ProviderUnavailable, match=r"libonnxruntime_providers_openvino\.so: "):
+        Model(make_lstm().path, provider="OpenVINOExecutionProvider")
 
 
 def test_the_reason_that_onnxruntime_gave(
@@ -145,9 +163,49 @@ def test_provider_options_reach_the_provider(monkeypatch: pytest.MonkeyPatch):
         def get_providers(self) -> list[str]:
             return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
+        def get_provider_options(self) -> dict[str, dict[str, str]]:
+            return {"CUDAExecutionProvider": {"device_id": "0", "use_tf32": "1"}}
+
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     providers.open_session(b"", provider="cuda", provider_options={"device_id": 0})
     assert seen == [[("CUDAExecutionProvider", {"device_id": 0})]]
+    with pytest.raises(
+        WrongUsage, match=r"'cuda' has no option 'device'\. Did you mean 'device_id'\? It has device_id, use_tf32"
+    ):
+        providers.open_session(b"", provider="cuda", provider_options={"device": 0})
+
+
+def test_options_are_blamed_only_where_the_provider_starts_without_them(
+    gpu_build: type[_Session], monkeypatch: pytest.MonkeyPatch
+):
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+
+    class Session(_Session):
+        def __init__(self, _source: Any, _options: Any, **keywords: Any):
+            if keywords["providers"][0][1]:
+                raise state.Fail("[ONNXRuntimeError] : 1 : FAIL : cannot parse abc")
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def get_provider_options(self) -> dict[str, dict[str, str]]:
+            return {"CUDAExecutionProvider": {"device_id": "0"}}
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    with pytest.raises(WrongUsage, match=r"refuses its options \{'device_id': 'abc'\}: cannot parse abc"):
+        providers.open_session(b"", provider="cuda", provider_options={"device_id": "abc"})
+    with pytest.raises(WrongUsage, match="has no option 'devise_id'"):
+        providers.open_session(b"", provider="cuda", provider_options={"devise_id": "0"})
+    monkeypatch.setattr(onnxruntime, "InferenceSession", gpu_build)
+    with pytest.raises(ProviderUnavailable, match="would run on the CPU"):
+        providers.open_session(b"", provider="cuda", provider_options={"device_id": "abc"})
+
+
+def test_both_packages_at_once_are_told(make_lstm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(importlib.metadata, "version", lambda _name: "1.31.1")
+    with pytest.raises(ProviderUnavailable, match="onnxruntime and onnxruntime-gpu are installed, and overwrite each"):
+        Model(make_lstm().path, provider="cuda")
 
 
 def test_damaged_models_are_invalid(make_lstm: Callable[..., Any], tmp_path: Path):
