@@ -16,6 +16,7 @@ EdgeseqError
 ├── Refused                   4  it could be done, but not exactly, or not natively
 │   ├── UnsupportedLayer         a layer, or an option of one
 │   ├── UnsupportedOp            an op that ONNX has no equal of
+│   ├── PlacementRefused         nodes would run on another execution provider than the one asked for
 │   └── LoopRefused              it would need an ONNX Loop, and the user did not allow one
 └── InvalidFile               5  a file is there but cannot be read as what it should be
 
@@ -159,6 +160,14 @@ class UnsupportedOp(Refused):
     def __init__(self, ops: Sequence[str], advice: str = ""):
         self.ops = tuple(ops)
         super().__init__(f"no ONNX equal for: {', '.join(self.ops)}." + (f" {advice}" if advice else ""))
+
+
+class PlacementRefused(Refused):
+    """Floating-point nodes ran on another provider than the one asked for. `nodes` lists their names."""
+
+    def __init__(self, message: str, nodes: Sequence[str] = ()):
+        self.nodes = tuple(nodes)
+        super().__init__(message)
 
 
 class LoopRefused(Refused):

@@ -86,7 +86,7 @@ def compare(
             "Name a Keras model or another file as the reference"
         )
     # TF32 rounds products to ten bits, which no tolerance for float32 allows for.
-    options = {"use_tf32": "0"} if provider == "cuda" else None
+    options = {"use_tf32": "0"} if provider.split(",")[0] == "cuda" else None
     model = Model(path, provider=provider, provider_options=options)
     manifest = model.manifest
     if tolerance is None:
@@ -113,7 +113,9 @@ def compare(
         expected = structure.flatten(ask(nested), manifest.output_structure, "the reference's answer")
     pair = ({name: answers[name] for name in wanted}, expected)
     parity = compare_answers([pair], tolerance=tolerance, provider=provider, reference=kind)
-    return replace(parity, notes=notes)
+    placement = model.placement
+    assert placement is not None, "the model was called"
+    return replace(parity, notes=(*notes, *placement.notes))
 
 
 def compare_answers(

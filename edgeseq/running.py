@@ -61,6 +61,8 @@ class RunReport:
     """In the file's order."""
     output_path: str | None
     """The file of outputs; None when they are in `outputs`."""
+    notes: tuple[str, ...] = ()
+    """What ran on another provider than the first one asked for."""
 
 
 def run_file(
@@ -125,6 +127,7 @@ def run_file(
             )
             for name, array in outputs.items()
         ),
+        notes=opened.placement.notes if opened.placement else (),
         output_path=None if target is None else os.fspath(target),
     )
 

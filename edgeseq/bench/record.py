@@ -81,6 +81,8 @@ class BenchmarkResult:
     """``reference``, ``compared``, or why its answers were not compared."""
     error: str | None
     """Why there is no measurement; None when there is one."""
+    notes: tuple[str, ...] = ()
+    """What ran on another provider than the first one asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)

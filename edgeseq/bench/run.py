@@ -159,6 +159,7 @@ def _result(
         max_abs=max_abs,
         answers=said,
         error=error,
+        notes=subject.notes(),
     )
 
 

@@ -44,6 +44,8 @@ class Subject:
     """SHA-256 of the file in hexadecimal; None where it has no file."""
     error: str | None = None
     """Why it cannot be measured; None when it can."""
+    notes: Callable[[], tuple[str, ...]] = tuple
+    """What to tell of it after it ran: what fell back to another provider."""
 
 
 def file_subject(
@@ -130,6 +132,7 @@ def _subject(opened: Model, inputs: Inputs, name: str) -> Subject:
         inputs=inputs.source,
         size_bytes=model_size_bytes(opened.path),
         file_sha256=file_sha256(opened.path),
+        notes=lambda: opened.placement.notes if opened.placement else (),
     )
 
 

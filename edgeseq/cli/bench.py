@@ -121,6 +121,7 @@ def _show(run: BenchmarkRun, comparison: BaselineComparison | None, output: Path
             cells.append("-" if ratio is None else times(ratio.value) if ratio.differs else "no difference")
         rows.add_row(*cells, {None: "its own", 0: "all"}.get(result.threads, str(result.threads)))
     out.print(rows)
+    notes(out, [f"{result.name}: {text}" for result in run.results for text in result.notes])
     notes(out, [f"{result.name} failed: {result.error}" for result in run.results if result.error is not None])
     fed: dict[str, list[str]] = {}
     for result in run.results:

@@ -20,7 +20,13 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Provider = Annotated[
     str,
-    typer.Option("--provider", "-p", metavar="NAME", help="cpu, cuda, tensorrt, or ONNX Runtime's name of another."),
+    typer.Option(
+        "--provider",
+        "-p",
+        metavar="NAME",
+        help="cpu, cuda, tensorrt, or ONNX Runtime's name of another: all runs there, or an error says what would "
+        "not. A list, as cuda,cpu, allows the later ones.",
+    ),
 ]
 Threads = Annotated[
     int | None,

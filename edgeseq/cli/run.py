@@ -69,6 +69,8 @@ def run(
 def _show(report: RunReport, out: Console) -> None:
     import numpy as np
 
+    from edgeseq.cli.console import notes
+
     for output in report.outputs:
         axes = " x ".join(map(str, output.shape))
         out.print(f"{output.name}: {output.dtype}, {axes}", soft_wrap=True)
@@ -78,5 +80,6 @@ def _show(report: RunReport, out: Console) -> None:
                 np.array2string(values, threshold=_SHOWN, precision=6, suppress_small=True, max_line_width=out.width),
                 soft_wrap=True,
             )
+    notes(out, report.notes)
     if report.output_path is not None:
         out.print(f"wrote {report.output_path}", soft_wrap=True)

@@ -30,7 +30,7 @@ from edgeseq.conversion.load import load
 from edgeseq.conversion.reference import reset_states
 from edgeseq.errors import WrongUsage
 from edgeseq.files import StrPath
-from edgeseq.runtime.providers import open_session
+from edgeseq.runtime.providers import choose, open_session
 
 
 def side_by_side(
@@ -104,7 +104,8 @@ def _export(model: Any, inputs: Any, provider: str, threads: int, facts: dict[st
             with _exporter():
                 model.export(path, format="onnx", verbose=False)
             facts |= {"size_bytes": model_size_bytes(path), "file_sha256": file_sha256(path)}
-            session = open_session(path, provider=provider, threads=threads)
+            first, *others = choose(provider).names
+            session = open_session(path, provider=first, threads=threads, others=others)
         feed = _feed(session, model, inputs)
     except Exception as error:  # noqa: BLE001 - a rival that cannot do it has that as its result
         return Subject(call=None, error=error_text(error), **facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from edgeseq.errors import InvalidFile, WrongUsage
 from edgeseq.runtime import providers, signature, structure
 from edgeseq.runtime.feed import Feed, Lengths, shape_of
 from edgeseq.runtime.manifest import Manifest, TensorSpec, load_manifest
+from edgeseq.runtime.placement import Placement, Proof
 from edgeseq.runtime.preprocessing import Preprocessing
 from edgeseq.runtime.stream import Stream
 
@@ -25,13 +26,16 @@ _LOSES_NAN = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
 class Model:
     """An ONNX file, ready to run; any ONNX model opens, also one that edgeseq did not write.
 
-    `provider` is ``cpu``, ``cuda``, ``tensorrt`` or onnxruntime's own name of another; `provider_options` go to it as
-    they are. `threads` are those within one op, 0 for all cores (one thread a physical core); None takes the file's
+    `provider` is ``cpu``, ``cuda``, ``tensorrt`` or onnxruntime's own name of another: every floating-point node must
+    run there, which the profile of the first call proves. A list, such as ``cuda,cpu``, allows the later ones for what
+    the first cannot run, or when it cannot start; `placement` tells. `provider_options` go to the first as they are.
+    `threads` are those within one op, 0 for all cores (one thread a physical core); None takes the file's
     recommendation for the `batch` told (1 unless told), and all cores where the file has none.
 
     One object may be called from several threads at once.
 
-    Raises MissingInput, InvalidFile, WrongUsage (unknown provider, bad options), ProviderUnavailable and MissingExtra.
+    Raises MissingInput, InvalidFile, WrongUsage (unknown provider, bad options), ProviderUnavailable and MissingExtra;
+    a call or a step also PlacementRefused, when nodes ran on another provider than the only one asked for.
     """
 
     def __init__(
@@ -50,8 +54,21 @@ class Model:
         self.provider = provider
         self.threads = threads
         """Threads within one op; 0 means all cores (one thread a physical core)."""
+        choice = providers.choose(provider, provider_options)
+        first = choice.names[0] == provider.split(",")[0].strip()
+        # On the CPU alone there is nothing to prove.
+        self._proof = (
+            None
+            if choice.full_names == (providers.SHORT_NAMES["cpu"],)
+            else Proof(choice.full_names, choice.unavailable)
+        )
         self.session = providers.open_session(
-            path, provider=provider, threads=threads, provider_options=provider_options
+            path,
+            provider=choice.names[0],
+            threads=threads,
+            provider_options=provider_options if first else None,
+            others=choice.names[1:],
+            profile=self._proof.prefix if self._proof else None,
         )
         """onnxruntime's own session, for what this class does not offer."""
         if manifest is None:
@@ -63,6 +80,7 @@ class Model:
         self.feed = Feed(manifest.inputs, manifest.input_structure, finite_only=loses_nan)
         self._output_names = [spec.name for spec in manifest.outputs]
         self._single_output = isinstance(manifest.output_structure, str)
+        self._unavailable = choice.unavailable
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -73,6 +91,19 @@ class Model:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Name, dtype and axes of each output, in graph order."""
         return self.manifest.outputs
+
+    @property
+    def placement(self) -> Placement | None:
+        """Where every node ran, by the profile of the first call; None before it. On the CPU alone, no nodes."""
+        if self._proof is None:
+            return Placement(requested=(providers.SHORT_NAMES["cpu"],), unavailable=self._unavailable)
+        return self._proof.placement
+
+    def run(self, outputs: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The session's `outputs`, by name, for arrays by input name that fit, states included."""
+        if self._proof is None:
+            return providers.run(self.session, outputs, feed)
+        return self._proof.run(self.session, outputs, feed)
 
     def __call__(self, inputs: Any, *, raw: bool = False) -> Any:
         """Answers for `inputs`, nested as the Keras model takes and returns them, from the initial state.
@@ -90,7 +121,7 @@ class Model:
         feed = self.feed.arrays(values, lengths)
         if self.manifest.states:
             feed.update(self.initial_states(lengths))
-        results = providers.run(self.session, self._output_names, feed)
+        results = self.run(self._output_names, feed)
         return self.nested(results, raw=raw)
 
     def nested(self, results: list[np.ndarray], *, raw: bool = False) -> Any:

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,63 @@ _NVIDIA = {SHORT_NAMES["cuda"]: "cuda", SHORT_NAMES["tensorrt"]: "tensorrt"}
 _GPU_ADVICE = "Install it with: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'edgeseq[gpu]'"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The providers that a session is opened on."""
+
+    names: tuple[str, ...]
+    """As they were asked for, the preferred one first; those that cannot start left out."""
+    unavailable: Mapping[str, str]
+    """Those that cannot start, and why."""
+
+    @property
+    def full_names(self) -> tuple[str, ...]:
+        """onnxruntime's names of them."""
+        return tuple(SHORT_NAMES.get(name, name) for name in self.names)
+
+
+def choose(provider: str, provider_options: Mapping[str, Any] | None = None) -> Choice:
+    """What of ``cuda``, or of a list such as ``cuda,cpu``, can be used.
+
+    A list is the caller's consent to the later ones: one that cannot start is left out, which opening a tiny session
+    on it tells. One name alone is taken as it is. `provider_options` are those of the first.
+
+    Raises WrongUsage for an unknown, empty or repeated name, ProviderUnavailable when none of a list can start.
+    """
+    names = [name.strip() for name in provider.split(",")]
+    if len(names) == 1:
+        return Choice(names=(provider,), unavailable={})
+    full_names = [SHORT_NAMES.get(name, name) for name in names]
+    if not all(names) or len(set(full_names)) < len(names):
+        raise WrongUsage(f"providers are different names with commas between them, as in cuda,cpu; got '{provider}'")
+    started, unavailable, advice = [], {}, ""
+    for place, name in enumerate(names):
+        try:
+            open_session(tiny_model(), provider=name, provider_options=None if place else provider_options)
+        except ProviderUnavailable as error:
+            unavailable[name] = error.reason
+            advice = advice or error.advice
+        else:
+            started.append(name)
+    if not started:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in unavailable.items())
+        raise ProviderUnavailable(provider, reasons, advice)
+    return Choice(names=tuple(started), unavailable=unavailable)
+
+
 def open_session(
     source: StrPath | bytes,
     *,
     provider: str = "cpu",
     threads: int | None = None,
     provider_options: Mapping[str, Any] | None = None,
+    others: Sequence[str] = (),
+    profile: str | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` of `source`, an ONNX file or its bytes, on `provider` first.
+
+    What `provider` has no kernel for goes to `others`, in their order, and after them to the CPU. `profile` is the
+    beginning of the path that onnxruntime writes a profile to.
 
     `threads` are those within one op; None and 0 mean all cores (one thread a physical core). Ops run one after the
     other. `provider_options` go to the provider as they are; the CPU's takes none.
@@ -68,7 +118,10 @@ def open_session(
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     # Only what is fatal: every error is raised as well, with the same words.
     options.log_severity_level = 4
-    if full_name in _NVIDIA:
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    other_names = [_full_name(onnxruntime, other) for other in others]
+    if not _NVIDIA.keys().isdisjoint({full_name, *other_names}):
         # Finds the libraries that pip put into Python's own folders. It prints what it does not find.
         with contextlib.redirect_stdout(sys.stderr):
             nvidia.preload(onnxruntime)
@@ -79,7 +132,7 @@ def open_session(
         session = onnxruntime.InferenceSession(
             source if isinstance(source, bytes) else os.fspath(source),
             options,
-            providers=[(full_name, dict(provider_options or {}))],
+            providers=[(full_name, dict(provider_options or {})), *other_names],
             enable_fallback=0,
         )
     except (*file_errors, *other_errors, RuntimeError, ValueError) as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeseq.errors import InputMismatch, WrongUsage
-from edgeseq.runtime import providers, structure
+from edgeseq.runtime import structure
 from edgeseq.runtime.feed import Lengths, check_shape
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Stream:
             feed.update(self._model.initial_states(lengths))
         else:
             feed.update(self._states)
-        results = providers.run(self._model.session, self._outputs, feed)
+        results = self._model.run(self._outputs, feed)
         count = len(self._outputs) - len(self._specs)
         if self._states is None:
             self._lengths = self._known(lengths)
