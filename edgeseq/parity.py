@@ -17,6 +17,7 @@ from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
 from edgeseq.files import StrPath
 from edgeseq.runtime import Model, structure
 from edgeseq.runtime.golden import golden_folder, read_golden
+from edgeseq.runtime.providers import SHORT_NAMES
 
 Array = npt.NDArray[Any]
 Reference = Callable[[Any], Any]
@@ -67,12 +68,14 @@ def compare(
     *,
     tolerance: float | None = None,
     provider: str = "cpu",
+    provider_options: Mapping[str, Any] | None = None,
 ) -> Parity:
     """Compare the file's answers with a reference's.
 
     `reference` is a Keras model, a path to one (`.keras`, `.h5`), another `.onnx` file, or None for the golden samples
     saved beside the file. `inputs` are what the model takes; None means the golden samples' inputs. `tolerance`
-    defaults to the file's own on the CPU, and at least 1e-4 elsewhere.
+    defaults to the file's own on the CPU, and at least 1e-4 elsewhere. `provider` and `provider_options` are as for
+    `edgeseq.runtime.Model`; on CUDA, TF32 is off unless they say otherwise.
 
     Raises MissingInput when there is no file or no golden samples, WrongUsage for inputs without a reference and for a
     tolerance that is not a positive number, and whatever opening the file or the reference raises. A difference is not
@@ -86,11 +89,12 @@ def compare(
             "Name a Keras model or another file as the reference"
         )
     # TF32 rounds products to ten bits, which no tolerance for float32 allows for.
-    options = {"use_tf32": "0"} if provider.split(",")[0] == "cuda" else None
-    model = Model(path, provider=provider, provider_options=options)
+    options = {"use_tf32": "0"} if provider.split(",")[0].strip() in ("cuda", SHORT_NAMES["cuda"]) else {}
+    model = Model(path, provider=provider, provider_options={**options, **(provider_options or {})})
     manifest = model.manifest
     if tolerance is None:
-        tolerance = manifest.tolerance if provider == "cpu" else max(manifest.tolerance, GPU_TOLERANCE)
+        on_cpu = model.session.get_providers()[0] == SHORT_NAMES["cpu"]
+        tolerance = manifest.tolerance if on_cpu else max(manifest.tolerance, GPU_TOLERANCE)
     wanted = [spec.name for spec in manifest.outputs]
     golden = read_golden(path, manifest.model_hash) if inputs is None or reference is None else None
     if golden is not None:

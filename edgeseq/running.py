@@ -74,6 +74,7 @@ def run_file(
     stream: bool = False,
     chunk: int | None = None,
     provider: str = "cpu",
+    provider_options: Mapping[str, str] | None = None,
     threads: int | None = None,
     batch: int = BATCH,
     overwrite: bool = False,
@@ -102,7 +103,9 @@ def run_file(
     if batch < 1:
         raise WrongUsage(f"batch must be at least 1, got {batch}")
     values = _read_inputs(inputs, raw=raw)
-    opened = Model(model, provider=provider, threads=threads, batch=_rows(values, batch))
+    opened = Model(
+        model, provider=provider, provider_options=provider_options, threads=threads, batch=_rows(values, batch)
+    )
     named = opened.feed.by_name(values)
     if stream:
         outputs, calls = _stream(opened, named, chunk, progress)

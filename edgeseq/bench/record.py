@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,8 @@ class BenchmarkResult:
     """``reference``, ``compared``, or why its answers were not compared."""
     error: str | None
     """Why there is no measurement; None when there is one."""
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    """What the provider was told."""
     notes: tuple[str, ...] = ()
     """What ran on another provider than the first one asked for."""
 

@@ -29,6 +29,7 @@ def benchmark(
     model: StrPath,
     *,
     provider: str = "cpu",
+    provider_options: Mapping[str, str] | None = None,
     threads: int | None = None,
     batch: int = 1,
     time_steps: int | None = None,
@@ -47,7 +48,14 @@ def benchmark(
     """
     settings = settings or Settings()
     subject = file_subject(
-        model, provider=provider, threads=threads, batch=batch, time_steps=time_steps, inputs=inputs, seed=settings.seed
+        model,
+        provider=provider,
+        provider_options=provider_options,
+        threads=threads,
+        batch=batch,
+        time_steps=time_steps,
+        inputs=inputs,
+        seed=settings.seed,
     )
     # A file that cannot run at all is the caller's to know, not a row in a table.
     if subject.call is not None:
@@ -136,6 +144,7 @@ def _result(
     return BenchmarkResult(
         name=subject.name,
         provider=subject.provider,
+        provider_options=dict(subject.provider_options),
         threads=subject.threads,
         batch=subject.batch,
         time_steps=subject.time_steps,
@@ -159,7 +168,7 @@ def _result(
         max_abs=max_abs,
         answers=said,
         error=error,
-        notes=subject.notes(),
+        notes=() if error else subject.notes(),
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import mmap
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Subject:
     """What it is fed, nested as its model takes it, to feed a rival the same; None where that is not told."""
     provider: str = "cpu"
     """Where it runs."""
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    """What the provider was told."""
     threads: int | None = None
     """Threads within an op; 0 means all cores, None that the subject's library decides."""
     batch: int = 1
@@ -53,6 +55,7 @@ def file_subject(
     *,
     name: str | None = None,
     provider: str = "cpu",
+    provider_options: Mapping[str, str] | None = None,
     threads: int | None = None,
     batch: int = 1,
     time_steps: int | None = None,
@@ -67,18 +70,19 @@ def file_subject(
 
     Raises MissingInput, InvalidFile, ProviderUnavailable, WrongUsage, MissingExtra.
     """
-    opened = _open(model, provider, threads, batch, inputs)
+    opened = _open(model, provider, provider_options, threads, batch, inputs)
     if inputs is None:
         found = find_inputs(model, opened.manifest, batch=batch, time_steps=time_steps, seed=seed)
     else:
         found = given_inputs(opened.feed.by_name(inputs), opened.manifest)
-    return _subject(opened, found, name or Path(model).name)
+    return _subject(opened, found, name or Path(model).name, provider_options)
 
 
 def file_subjects(
     models: Sequence[StrPath],
     *,
     providers: Sequence[str] = ("cpu",),
+    provider_options: Mapping[str, str] | None = None,
     threads: int | None = None,
     batch: int = 1,
     time_steps: int | None = None,
@@ -88,7 +92,7 @@ def file_subjects(
     """A subject for every file on every provider; those that take the same inputs are fed the same.
 
     Names are the files', with their folder where two files share a name, and with the provider where there are
-    several. Otherwise as `file_subject`.
+    several. `provider_options` go to all providers but the CPU, which takes none. Otherwise as `file_subject`.
     """
     if not models or not providers:
         raise WrongUsage("there is nothing to measure: give at least one ONNX file and one provider")
@@ -99,7 +103,8 @@ def file_subjects(
     subjects = []
     for path, name in zip(paths, names, strict=True):
         for provider in providers:
-            opened = _open(path, provider, threads, batch, inputs)
+            options = None if provider == "cpu" and len(providers) > 1 else provider_options
+            opened = _open(path, provider, options, threads, batch, inputs)
             takes = opened.manifest.inputs
             if inputs is not None:
                 found = given_inputs(opened.feed.by_name(inputs), opened.manifest)
@@ -108,24 +113,28 @@ def file_subjects(
             else:
                 found = find_inputs(path, opened.manifest, batch=batch, time_steps=time_steps, seed=seed)
                 chosen[takes] = found
-            subjects.append(_subject(opened, found, f"{name} ({provider})" if len(providers) > 1 else name))
+            called = f"{name} ({provider})" if len(providers) > 1 else name
+            subjects.append(_subject(opened, found, called, options))
     return tuple(subjects)
 
 
-def _open(model: StrPath, provider: str, threads: int | None, batch: int, inputs: Any) -> Model:
+def _open(
+    model: StrPath, provider: str, options: Mapping[str, str] | None, threads: int | None, batch: int, inputs: Any
+) -> Model:
     if inputs is not None:
         first = flatten(inputs)[0]
         batch = len(first) if first.ndim else 1
-    return Model(model, provider=provider, threads=threads, batch=batch)
+    return Model(model, provider=provider, provider_options=options, threads=threads, batch=batch)
 
 
-def _subject(opened: Model, inputs: Inputs, name: str) -> Subject:
+def _subject(opened: Model, inputs: Inputs, name: str, options: Mapping[str, str] | None) -> Subject:
     fed = structure.nest(inputs.arrays, opened.manifest.input_structure)
     return Subject(
         name=name,
         call=lambda: opened(fed),
         fed=fed,
         provider=opened.provider,
+        provider_options=dict(options or {}),
         threads=opened.threads,
         batch=inputs.batch,
         time_steps=inputs.time_steps,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeseq.cli.options import Overwrite, Threads
+from edgeseq.cli.options import Overwrite, ProviderOption, Threads, key_values
 from edgeseq.cli.reply import Reply
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def bench(
         list[str] | None,
         typer.Option("--provider", "-p", metavar="NAME", help="cpu, cuda, tensorrt; may be repeated. Default: cpu."),
     ] = None,
+    provider_option: ProviderOption = None,
     threads: Threads = None,
     batch: Annotated[int, typer.Option("--batch", help="Rows of a call.")] = 1,
     time_steps: Annotated[
@@ -69,6 +70,7 @@ def bench(
     settings = Settings(min_seconds=min_seconds, max_seconds=max_seconds, seed=seed)
     choices: dict[str, Any] = {
         "providers": tuple(provider or ("cpu",)),
+        "provider_options": key_values(provider_option),
         "threads": threads,
         "batch": batch,
         "time_steps": time_steps,

@@ -28,6 +28,10 @@ Provider = Annotated[
         "not. A list, as cuda,cpu, allows the later ones.",
     ),
 ]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option("--provider-option", metavar="KEY=VALUE", help="An option of the provider's; may be repeated."),
+]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", help="Threads within an op; 0 for all cores. Default: what the file recommends."),
@@ -61,6 +65,19 @@ def command(function: Command) -> Command:
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def key_values(texts: list[str] | None) -> dict[str, str]:
+    """Options given as ``KEY=VALUE``."""
+    found: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE, as in device_id=1")
+        if key.strip() in found:
+            raise typer.BadParameter(f"{key.strip()} is given twice")
+        found[key.strip()] = value.strip()
+    return found
 
 
 def fraction(text: str) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeseq.cli.options import OnnxFile, Overwrite, Provider, Threads
+from edgeseq.cli.options import OnnxFile, Overwrite, Provider, ProviderOption, Threads, key_values
 from edgeseq.cli.reply import Reply
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def run(
     ] = False,
     chunk: Annotated[int | None, typer.Option("--chunk", help="Steps of a chunk. Default: 1.")] = None,
     provider: Provider = "cpu",
+    provider_option: ProviderOption = None,
     threads: Threads = None,
     batch: Annotated[int, typer.Option("--batch", help="Rows of a call.")] = 256,
     overwrite: Overwrite = False,
@@ -58,6 +59,7 @@ def run(
             stream=stream,
             chunk=chunk,
             provider=provider,
+            provider_options=key_values(provider_option),
             threads=threads,
             batch=batch,
             overwrite=overwrite,

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import importlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ def side_by_side(
     files: Sequence[StrPath],
     *,
     providers: Sequence[str] = ("cpu",),
+    provider_options: Mapping[str, str] | None = None,
     threads: int | None = None,
     batch: int = 1,
     time_steps: int | None = None,
@@ -52,17 +53,35 @@ def side_by_side(
     Raises WrongUsage without files, and what opening the model or a file raises.
     """
     ours = file_subjects(
-        files, providers=providers, threads=threads, batch=batch, time_steps=time_steps, inputs=inputs, seed=seed
+        files,
+        providers=providers,
+        provider_options=provider_options,
+        threads=threads,
+        batch=batch,
+        time_steps=time_steps,
+        inputs=inputs,
+        seed=seed,
     )
     first = ours[0]
     theirs = keras_subjects(
-        model, first.fed, provider=first.provider, threads=first.threads, time_steps=first.time_steps
+        model,
+        first.fed,
+        provider=first.provider,
+        provider_options=first.provider_options,
+        threads=first.threads,
+        time_steps=first.time_steps,
     )
     return (*(dataclasses.replace(subject, inputs=first.inputs) for subject in theirs), *ours)
 
 
 def keras_subjects(
-    model: Any, inputs: Any, *, provider: str = "cpu", threads: int | None = None, time_steps: int | None = None
+    model: Any,
+    inputs: Any,
+    *,
+    provider: str = "cpu",
+    provider_options: Mapping[str, str] | None = None,
+    threads: int | None = None,
+    time_steps: int | None = None,
 ) -> tuple[Subject, Subject]:
     """The subjects "Keras predict" and "Keras export" for a Keras model or its path, fed with `inputs`.
 
@@ -78,7 +97,7 @@ def keras_subjects(
     facts: dict[str, Any] = {"batch": batch, "time_steps": time_steps, "fed": inputs}
     return (
         Subject(name=KERAS_PREDICT, call=_predict(model, inputs, batch), provider="tensorflow", **facts),
-        _export(model, inputs, provider, threads or 0, facts),
+        _export(model, inputs, provider, provider_options or {}, threads or 0, facts),
     )
 
 
@@ -93,8 +112,10 @@ def _predict(model: Any, inputs: Any, batch: int) -> Callable[[], Any]:
     return call
 
 
-def _export(model: Any, inputs: Any, provider: str, threads: int, facts: dict[str, Any]) -> Subject:
-    facts = {**facts, "name": KERAS_EXPORT, "provider": provider, "threads": threads}
+def _export(
+    model: Any, inputs: Any, provider: str, options: Mapping[str, str], threads: int, facts: dict[str, Any]
+) -> Subject:
+    facts = {**facts, "name": KERAS_EXPORT, "provider": provider, "provider_options": options, "threads": threads}
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
@@ -104,8 +125,14 @@ def _export(model: Any, inputs: Any, provider: str, threads: int, facts: dict[st
             with _exporter():
                 model.export(path, format="onnx", verbose=False)
             facts |= {"size_bytes": model_size_bytes(path), "file_sha256": file_sha256(path)}
-            first, *others = choose(provider).names
-            session = open_session(path, provider=first, threads=threads, others=others)
+            choice = choose(provider, options)
+            session = open_session(
+                path,
+                provider=choice.names[0],
+                provider_options=options if choice.prefers_first else None,
+                threads=threads,
+                others=choice.names[1:],
+            )
         feed = _feed(session, model, inputs)
     except Exception as error:  # noqa: BLE001 - a rival that cannot do it has that as its result
         return Subject(call=None, error=error_text(error), **facts)

@@ -55,7 +55,6 @@ class Model:
         self.threads = threads
         """Threads within one op; 0 means all cores (one thread a physical core)."""
         choice = providers.choose(provider, provider_options)
-        first = choice.names[0] == provider.split(",")[0].strip()
         # On the CPU alone there is nothing to prove.
         self._proof = (
             None
@@ -66,7 +65,7 @@ class Model:
             path,
             provider=choice.names[0],
             threads=threads,
-            provider_options=provider_options if first else None,
+            provider_options=provider_options if choice.prefers_first else None,
             others=choice.names[1:],
             profile=self._proof.prefix if self._proof else None,
         )

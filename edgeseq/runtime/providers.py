@@ -50,6 +50,8 @@ class Choice:
     """As they were asked for, the preferred one first; those that cannot start left out."""
     unavailable: Mapping[str, str]
     """Those that cannot start, and why."""
+    prefers_first: bool = True
+    """Whether the first one asked for is among them, which options are for."""
 
     @property
     def full_names(self) -> tuple[str, ...]:
@@ -83,7 +85,7 @@ def choose(provider: str, provider_options: Mapping[str, Any] | None = None) -> 
     if not started:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in unavailable.items())
         raise ProviderUnavailable(provider, reasons, advice)
-    return Choice(names=tuple(started), unavailable=unavailable)
+    return Choice(names=tuple(started), unavailable=unavailable, prefers_first=started[0] == names[0])
 
 
 def open_session(
