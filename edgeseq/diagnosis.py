@@ -13,7 +13,8 @@ import numpy as np
 from edgeseq import __version__
 from edgeseq.bench.machine import Machine, installed_version, this_machine
 from edgeseq.errors import MissingExtra, ProviderUnavailable
-from edgeseq.runtime.providers import SHORT_NAMES, open_session
+from edgeseq.runtime.nvidia import read_driver
+from edgeseq.runtime.providers import SHORT_NAMES, nvidia_libraries, open_session
 from edgeseq.runtime.tiny import tiny_model
 
 EXTRAS: Mapping[str, Mapping[str, str]] = {
@@ -31,6 +32,9 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     "report": {"matplotlib": ">=3.9,<4", "pillow": ">=11,<14"},
 }
 """What each extra brings. Kept here because a checkout that is not installed has no metadata to ask."""
+
+_TENSORRT = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
+"""The packages that bring TensorRT, by the CUDA they are for; no extra of ours does."""
 
 _PYTHON = ">=3.11,<3.14"
 _NUMPY = ">=1.26,<3"
@@ -64,7 +68,7 @@ class Diagnosis:
     """The state of this installation; truthy when nothing is broken and a model can run."""
 
     checks: tuple[Check, ...]
-    """Processor, Python, packages, extras and providers, in that order."""
+    """Processor, Python, packages, extras, NVIDIA's driver and libraries, and providers, in that order."""
     machine: Machine
     """Processor and system."""
     versions: Mapping[str, str | None]
@@ -93,6 +97,8 @@ def diagnose() -> Diagnosis:
             _package("numpy", versions["numpy"], _NUMPY),
             _onnxruntime(versions),
             *(_extra(extra, versions) for extra in EXTRAS),
+            _driver(versions),
+            _libraries(versions),
             *tried,
         ),
         machine=machine,
@@ -168,12 +174,47 @@ def _processor(machine: Machine) -> Check:
     return Check(name="processor", ok=True, detail=f"{machine.cpu_model}, {machine.cores} usable cores, {features}")
 
 
+def _driver(versions: Mapping[str, str | None]) -> Check:
+    driver = read_driver()
+    if driver.error is None and driver.cuda is not None:
+        gpus = ", ".join(driver.devices)
+        return Check(name="NVIDIA driver", ok=True, detail=f"runs CUDA up to {driver.cuda[0]}.{driver.cuda[1]}; {gpus}")
+    # Only those who installed the build for NVIDIA expect a GPU.
+    broken = False if versions["onnxruntime-gpu"] is not None else None
+    return Check(name="NVIDIA driver", ok=broken, detail=driver.error or "its version is unknown")
+
+
+def _libraries(versions: Mapping[str, str | None]) -> Check:
+    name = "NVIDIA libraries"
+    if versions["onnxruntime-gpu"] is None:
+        return Check(name=name, ok=None, detail="not looked for: onnxruntime-gpu is not installed")
+    try:
+        libraries = nvidia_libraries()
+    except MissingExtra as error:
+        return Check(name=name, ok=None, detail=f"{error.package} is not installed")
+    missing = [library for library, found in libraries.items() if not found]
+    there = ", ".join(library for library, found in libraries.items() if found)
+    if not missing:
+        return Check(name=name, ok=True, detail=there or "none needed")
+    # TensorRT is an extra of its own: who wants CUDA alone can do without.
+    optional = all(library.startswith(("libnvinfer", "libnvonnxparser")) for library in missing)
+    return Check(
+        name=name,
+        ok=None if optional else False,
+        detail=f"missing {', '.join(missing)}" + (f"; found {there}" if there else ""),
+        advice="TensorRT's, only for provider tensorrt" if optional else "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+    )
+
+
 def _provider(name: str, versions: Mapping[str, str | None]) -> Check:
     """Open a session and run it: what was compiled in says nothing about what can start."""
     label = f"provider {name}"
     # Only those who installed the build for NVIDIA expect its providers to start.
     install = _install("cpu" if name == "cpu" else "gpu")
-    broken = False if name == "cpu" or versions["onnxruntime-gpu"] is not None else None
+    expected = name == "cpu" or versions["onnxruntime-gpu"] is not None
+    if name == "tensorrt":
+        expected = expected and any(installed_version(package) for package in _TENSORRT)
+    broken = False if expected else None
     try:
         session = open_session(tiny_model(), provider=name)
         answer = session.run(None, {"x": np.ones(2, np.float32)})[0].tolist()

@@ -20,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from edgeseq import diagnosis
 from edgeseq.diagnosis import Check, Diagnosis, diagnose, tiny_model
 from edgeseq.errors import MissingExtra, ProviderUnavailable
+from edgeseq.runtime.nvidia import Driver
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -74,6 +75,53 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Any:
 def check(found: Diagnosis, name: str) -> Check:
     [one] = [check for check in found.checks if check.name == name]
     return one
+
+
+GPU = {**{name: version for name, version in COMPLETE.items() if name != "onnxruntime"}, "onnxruntime-gpu": "1.31.1"}
+LIBRARIES = {"libcublas.so.13": True, "libcudnn.so.9": True, "libnvinfer.so.10": False}
+
+
+def gpu_machine(monkeypatch: Any, driver: Driver, libraries: dict[str, bool]) -> None:
+    monkeypatch.setattr(diagnosis, "read_driver", lambda: driver)
+    monkeypatch.setattr(diagnosis, "nvidia_libraries", lambda: libraries)
+
+
+def test_a_gpu_with_cuda_alone_is_well(install: Any, monkeypatch: Any) -> None:
+    install(GPU, cpu=Session(), cuda=Session())
+    gpu_machine(monkeypatch, Driver(cuda=(13, 0), devices=("NVIDIA H200", "NVIDIA L4"), error=None), LIBRARIES)
+    found = diagnose()
+    assert found
+    assert found.providers == ("cpu", "cuda")
+    assert check(found, "NVIDIA driver").detail == "runs CUDA up to 13.0; NVIDIA H200, NVIDIA L4"
+    assert check(found, "NVIDIA libraries").ok is None
+    assert check(found, "NVIDIA libraries").detail == "missing libnvinfer.so.10; found libcublas.so.13, libcudnn.so.9"
+    assert check(found, "provider tensorrt").ok is None
+
+
+def test_tensorrt_is_expected_where_it_is_installed(install: Any, monkeypatch: Any) -> None:
+    install({**GPU, "tensorrt-cu13": "10.16.1"}, cpu=Session(), cuda=Session())
+    gpu_machine(monkeypatch, Driver(cuda=(13, 0), devices=("NVIDIA H200",), error=None), LIBRARIES)
+    assert check(diagnose(), "provider tensorrt").ok is False
+
+
+def test_a_gpu_build_without_a_gpu_is_broken(install: Any, monkeypatch: Any) -> None:
+    install(GPU, cpu=Session())
+    gpu_machine(monkeypatch, Driver(cuda=None, devices=(), error="there is no NVIDIA driver"), {"libcudnn.so.9": False})
+    found = diagnose()
+    assert not found
+    assert check(found, "NVIDIA driver").ok is False
+    libraries = check(found, "NVIDIA libraries")
+    assert (libraries.ok, libraries.detail) == (False, "missing libcudnn.so.9")
+    assert libraries.advice == "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
+
+def test_nobody_expects_a_driver_of_the_cpu_build(install: Any, monkeypatch: Any) -> None:
+    install(COMPLETE, cpu=Session())
+    gpu_machine(monkeypatch, Driver(cuda=None, devices=(), error="there is no NVIDIA driver"), {})
+    found = diagnose()
+    assert found
+    assert check(found, "NVIDIA driver").ok is None
+    assert check(found, "NVIDIA libraries").ok is None
 
 
 def test_a_complete_installation_is_well(install: Any) -> None:
@@ -133,8 +181,7 @@ def test_numpy_alone(install: Any) -> None:
 
 
 def test_on_a_gpu_build_a_provider_that_cannot_start_is_broken(install: Any) -> None:
-    packages = {**COMPLETE, "onnxruntime-gpu": "1.31.1"}
-    del packages["onnxruntime"]
+    packages = {**GPU, "tensorrt": "10.16.1"}
     cannot = ProviderUnavailable("tensorrt", "libnvinfer.so.10 not found", "pip install tensorrt")
     install(packages, cpu=Session(), cuda=Session(), tensorrt=cannot)
     found = diagnose()

@@ -74,8 +74,7 @@ def find_cause(
     `library` is the provider's own file and `cuda_version` the CUDA it was built for, such as ``13.0``. Other versions
     of a missing library are looked for in `folders`.
     """
-    needed = [*needed_libraries(library), *_LOADED_LATER[provider]]
-    missing = [name for name in dict.fromkeys(needed) if name != _DRIVER_LIBRARY and not _loads(name, load)]
+    missing = [name for name, found in find_libraries(provider, library, load).items() if not found]
     causes = [_missing(missing, cuda_version, folders)] if missing else []
     driver = read_driver(load)
     wanted = int(cuda_version.split(".")[0]) if cuda_version else None
@@ -91,6 +90,12 @@ def find_cause(
         return None
     # All at once: whoever mends one after the other installs gigabytes before hearing that there is no GPU.
     return Cause(reason="; ".join(cause.reason for cause in causes), advice=" ".join(cause.advice for cause in causes))
+
+
+def find_libraries(provider: str, library: Path, load: Load = ctypes.CDLL) -> dict[str, bool]:
+    """The libraries that ``cuda`` or ``tensorrt`` needs beside the driver's, and whether each can be loaded."""
+    needed = dict.fromkeys([*needed_libraries(library), *_LOADED_LATER[provider]])
+    return {name: _loads(name, load) for name in needed if name != _DRIVER_LIBRARY}
 
 
 def read_driver(load: Load = ctypes.CDLL) -> Driver:

@@ -248,6 +248,22 @@ def _check_known(provider: str, options: Mapping[str, Any], known: Mapping[str, 
             )
 
 
+def nvidia_libraries() -> dict[str, bool]:
+    """The libraries that the installed onnxruntime's CUDA and TensorRT need, and whether each can be loaded.
+
+    Empty for a build without them. Raises MissingExtra where there is no onnxruntime.
+    """
+    onnxruntime = _onnxruntime()
+    found: dict[str, bool] = {}
+    for full_name, short in _NVIDIA.items():
+        library = _library(onnxruntime, full_name)
+        if library is not None:
+            with contextlib.redirect_stdout(sys.stderr):
+                nvidia.preload(onnxruntime)
+            found |= nvidia.find_libraries(short, library)
+    return found
+
+
 def _library(onnxruntime: Any, full_name: str) -> Path | None:
     """The provider's shared library; None for a provider that is compiled into onnxruntime."""
     stem = full_name.removesuffix("ExecutionProvider").lower()
