@@ -302,8 +302,11 @@ def _installed(package: str) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """onnxruntime's message without its error code, on one line."""
-    return " ".join(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).split())
+    """onnxruntime's message without its error code and, for CUDA's own errors, its source lines; on one line."""
+    text = " ".join(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).split())
+    # Some 600 characters of templates and paths lie around these.
+    cuda = re.search(r"(?:CUDA|CUDNN|CUBLAS|CURAND|CUFFT) failure \d+: [^;]*[^; ]", text)
+    return cuda.group() if cuda else text
 
 
 def _refusals() -> tuple[type[Exception], ...]:

@@ -147,6 +147,11 @@ def test_the_reason_that_onnxruntime_gave(
     with pytest.raises(ProviderUnavailable) as caught:
         Model(make_lstm().path, provider="cuda")
     assert caught.value.reason == "CUDA failure 100: no device"
+    long = "/src/cuda_call.cc:154 CudaCall(ERRTYPE) CUDA failure 36: not supported ; GPU=-1 ; file=x"
+    monkeypatch.setattr(gpu_build, "raises", state.Fail(long))
+    with pytest.raises(ProviderUnavailable) as caught:
+        Model(make_lstm().path, provider="cuda")
+    assert caught.value.reason == "CUDA failure 36: not supported"
     monkeypatch.setattr(gpu_build, "raises", state.InvalidGraph("[ONNXRuntimeError] : 10 : INVALID_GRAPH : bad node"))
     with pytest.raises(InvalidFile, match="bad node"):
         Model(make_lstm().path, provider="cuda")
