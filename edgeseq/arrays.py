@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import zipfile
@@ -80,7 +81,10 @@ def write_arrays(path: StrPath, arrays: Mapping[str, Array]) -> None:
         return
     with files.whole_file(target) as temporary:
         if target.suffix == ".npy":
-            np.save(temporary, next(iter(arrays.values())), allow_pickle=False)
+            # Into a file numpy writes by C's own buffers, and does not notice that their last part found no room.
+            content = io.BytesIO()
+            np.save(content, next(iter(arrays.values())), allow_pickle=False)
+            temporary.write_bytes(content.getbuffer())
             return
         # Not numpy.savez, which takes the names as keywords and so cannot store an array called "file".
         with zipfile.ZipFile(temporary, "w") as archive:

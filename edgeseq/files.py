@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -11,9 +12,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgeseq.errors import InvalidFile, MissingInput, OutputExists, WrongUsage
+from edgeseq.errors import EdgeseqError, InvalidFile, MissingInput, OutputExists, Unavailable, WrongUsage
 
 StrPath = str | os.PathLike[str]
+
+# What the disk, or a limit of the system, has no room for.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Where the system lets nobody, or not this user, make a file.
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def check_input(path: StrPath, what: str = "file") -> Path:
@@ -41,8 +47,39 @@ def check_output(path: StrPath, *, overwrite: bool = False, sources: Iterable[St
     if not target.parent.is_dir():
         raise WrongUsage(f"folder of the output does not exist: {target.parent}. Create it first.")
     if not os.access(target.parent, os.W_OK):
-        raise WrongUsage(f"cannot write to the folder {target.parent}. Name an output in a folder that you may change")
+        raise _denied(target)
     return target
+
+
+def _denied(target: Path, reason: str | None = None) -> WrongUsage:
+    why = f": {reason}" if reason else ""
+    return WrongUsage(
+        f"cannot write to the folder {target.parent}{why}. Name an output in a folder that you may change"
+    )
+
+
+@contextlib.contextmanager
+def _named(target: Path, temporary: Path) -> Iterator[None]:
+    """What fails meanwhile is said of `target`: nobody has heard of `temporary`."""
+    try:
+        yield
+    except EdgeseqError as error:
+        if isinstance(error, Unavailable) and str(temporary) in str(error):
+            # Said of a file in a folder that is itself temporary.
+            raise Unavailable(str(error).replace(str(temporary), str(target))) from error.__cause__
+        raise
+    except OSError as error:
+        if error.errno in FULL:
+            raise Unavailable(
+                f"cannot write {target}: {error.strerror}. Nothing is left of it. Free space on that disk, "
+                "raise the limit on files (ulimit -f), or name an output on another disk"
+            ) from error
+        if error.filename is None or not os.fspath(error.filename).startswith(str(temporary)):
+            raise
+        if error.errno in DENIED:
+            raise _denied(target, error.strerror) from error
+        error.filename = str(target)
+        raise
 
 
 @contextlib.contextmanager
@@ -50,43 +87,49 @@ def whole_file(path: StrPath, *, overwrite: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed and renamed to `path`, else removed.
 
     The temporary name keeps the suffix, because some writers choose their format by it. Without `overwrite`, a file
-    that another process put there meanwhile stays, and OutputExists is raised.
+    that another process put there meanwhile stays, and OutputExists is raised. Raises Unavailable when the disk is
+    full, and WrongUsage when the folder cannot be written.
     """
     target = Path(path)
     temporary = _beside(target)
-    # Made with the permissions that any new file would have, and only if nothing is there.
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    try:
-        yield temporary
-        _flush(temporary)
-        if overwrite:
-            temporary.replace(target)
-        else:
-            _place_if_free(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _named(target, temporary):
+        # Made with the permissions that any new file would have, and only if nothing is there.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            yield temporary
+            _flush(temporary)
+            if overwrite:
+                temporary.replace(target)
+            else:
+                _place_if_free(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def whole_folder(path: StrPath) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`, else it is removed."""
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, else it is removed.
+
+    Raises what `whole_file` does.
+    """
     target = Path(path)
     temporary, old = _beside(target), _beside(target)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _flush(file)
-        if target.exists():
-            # Only after the new one is in its place does the old one go.
-            target.replace(old)
-        temporary.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not target.exists():
-            old.replace(target)
-        shutil.rmtree(old, ignore_errors=True)
+    with _named(target, temporary):
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+            if target.exists():
+                # Only after the new one is in its place does the old one go.
+                target.replace(old)
+            temporary.replace(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if old.exists() and not target.exists():
+                old.replace(target)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _place_if_free(temporary: Path, target: Path) -> None:

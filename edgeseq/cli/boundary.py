@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 
@@ -16,13 +17,13 @@ from edgeseq.cli.app import build
 from edgeseq.cli.quiet import quiet
 from edgeseq.cli.reply import Reply, plain, to_json
 from edgeseq.errors import EdgeseqError, InvalidFile, Unavailable, WrongUsage
+from edgeseq.files import DENIED, FULL
 
 INTERRUPTED = 130
 BUG = EdgeseqError.exit_code
 
 # Conditions of the machine; any other failure that the system reports is about the file it names.
-_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
-_DENIED = (errno.EACCES, errno.EPERM)
+_MACHINE = (*FULL, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -60,12 +61,17 @@ def _invoke(arguments: Sequence[str]) -> Reply | None:
 
 
 def _print(reply: Reply, *, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.write(to_json(reply.document) + "\n")
-        return
     from edgeseq.cli.console import console
 
-    reply.show(console(sys.stdout))
+    try:
+        if as_json:
+            sys.stdout.write(to_json(reply.document) + "\n")
+        else:
+            reply.show(console(sys.stdout))
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = "standard output"
+        raise
 
 
 def _report(error: BaseException, *, as_json: bool) -> int:
@@ -106,7 +112,7 @@ def _in_words(error: BaseException) -> tuple[str, str, int, tuple[str, ...]]:
     if isinstance(error, MemoryError):
         return "error", f"not enough memory ({error})", Unavailable.exit_code, ()
     if isinstance(error, OSError) and error.errno in _MACHINE:
-        return "error", str(error), Unavailable.exit_code, ()
+        return "error", _about_the_machine(error), Unavailable.exit_code, ()
     if isinstance(error, OSError) and (folder := _unwritable(error)) is not None:
         advice = "Name an output in a folder that you may change."
         return "error", f"cannot write to the folder {folder}: {error.strerror}. {advice}", WrongUsage.exit_code, ()
@@ -117,6 +123,15 @@ def _in_words(error: BaseException) -> tuple[str, str, int, tuple[str, ...]]:
     return "error", f"this is a bug in edgeseq, not a fault of your input ({text})", BUG, (advice,)
 
 
+def _about_the_machine(error: OSError) -> str:
+    if error.errno not in FULL:
+        return str(error)
+    if error.filename is None:
+        where = f"its own files in {tempfile.gettempdir()} or what was asked for"
+        return f"cannot write {where}: {error.strerror}. Free space there, or set TMPDIR to a folder on another disk"
+    return f"cannot write {error.filename}: {error.strerror}. Free space on that disk, or write to another"
+
+
 def _unwritable(error: OSError) -> str | None:
     """The folder in which the system let no file be made; None when something else failed."""
     if not isinstance(error.filename, str | os.PathLike):
@@ -125,7 +140,7 @@ def _unwritable(error: OSError) -> str | None:
     folder = os.path.dirname(name)
     # Outputs get their name by a rename; and reading what is not there, where one may look, fails as "not found".
     made = error.filename2 is not None or (not os.path.lexists(name) and os.access(folder, os.X_OK))
-    return folder if error.errno == errno.EROFS or (error.errno in _DENIED and made) else None
+    return folder if error.errno == errno.EROFS or (error.errno in DENIED and made) else None
 
 
 def _prepare_streams() -> None:

@@ -23,11 +23,13 @@ def quiet(*, debug: bool) -> Iterator[None]:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow, where it is installed, without the lines that its C++ part prints regardless.
+    """Import TensorFlow, where it is installed, as Keras's backend and without the lines that it prints regardless.
 
-    They are written to file descriptor 2 whatever TF_CPP_MIN_LOG_LEVEL says (TensorFlow 2.21); with `--debug`, or when
-    the import fails, they are shown. Where it is missing nothing happens: what needs it says so.
+    Its C++ part writes them to file descriptor 2 whatever TF_CPP_MIN_LOG_LEVEL says (TensorFlow 2.21); with `--debug`,
+    or when the import fails, they are shown. Where it is missing nothing happens: what needs it says so.
     """
+    # Whatever backend the user trains with: a file needs no other, and an export traces TensorFlow.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
         return
     sys.stderr.flush()

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from edgeseq.conversion.lengths import USUAL, Sizes, candidates
 from edgeseq.errors import InputMismatch
 from edgeseq.runtime.manifest import StateSpec, TensorSpec
 from edgeseq.runtime.providers import open_session, run
@@ -20,11 +21,17 @@ Shapes = Sequence[tuple[int, ...]]
 _LARGE_BYTES = 1024
 
 
-def output_specs(graph: ir.Model, inputs: Sequence[TensorSpec], states: Sequence[StateSpec]) -> tuple[TensorSpec, ...]:
+def output_specs(
+    graph: ir.Model, inputs: Sequence[TensorSpec], states: Sequence[StateSpec], known: Sizes | None = None
+) -> tuple[tuple[TensorSpec, ...], tuple[Lengths, ...]]:
     """The graph's outputs, states left out, with an input axis's name for each axis that is always as long.
 
-    An axis that changes otherwise gets a name of its own. Raises InvalidFile for a graph that onnxruntime cannot open,
-    and InputMismatch where it fails at the lengths of `_runs`.
+    Also the lengths of the free axes at which it was run to find out.
+
+    An axis that changes otherwise gets a name of its own. `known` are lengths of the free axes that the model takes.
+
+    Raises InvalidFile for a graph that onnxruntime cannot open, and InputMismatch where no two lengths are found that
+    it takes.
     """
     document, weights = _without_large_weights(graph)
     session = open_session(document, threads=1)
@@ -42,7 +49,9 @@ def output_specs(graph: ir.Model, inputs: Sequence[TensorSpec], states: Sequence
         return [value.shape for value in run(session, [str(value.name) for value in outputs], weights | feeds)]
 
     free = list(dict.fromkeys(axis for spec in inputs for axis in spec.axes if isinstance(axis, str)))
-    runs = _runs(free, shapes)
+    tries = candidates([axis for axis in free if axis != "batch"], known)
+    # What is fed in chunks must take any length.
+    runs = _runs(free, shapes, tries[: len(USUAL)] if states else tries)
     specs = []
     for index, value in enumerate(outputs):
         axes: list[str | int] = []
@@ -55,27 +64,45 @@ def output_specs(graph: ir.Model, inputs: Sequence[TensorSpec], states: Sequence
                 axes.append(same[0] if same else f"{value.name}_{position}")
         assert value.dtype is not None
         specs.append(TensorSpec(name=str(value.name), dtype=value.dtype.numpy().name, axes=tuple(axes)))
-    return tuple(specs)
+    return tuple(specs), tuple(lengths for lengths, _ in runs)
 
 
-def _runs(free: Sequence[str], shapes: Callable[[Lengths], Shapes]) -> list[tuple[Lengths, Shapes]]:
-    """Lengths of the free axes and the outputs' shapes there: the usual ones, and once for each axis a longer one.
+def _runs(
+    free: Sequence[str], shapes: Callable[[Lengths], Shapes], tries: Sequence[Lengths]
+) -> list[tuple[Lengths, Shapes]]:
+    """Lengths of the free axes and the outputs' shapes there: the first that the graph takes, and others for each axis.
 
-    An axis grows alone, or with another that must be as long, as where two sequences are added; else all grow.
+    An axis changes alone, or with another that must be as long, as where two sequences are added; else all change.
     """
-    # Long enough for windows, and grown by more than a stride; a small batch keeps wide models quick.
-    usual, grown = dict.fromkeys(free, 24) | {"batch": 2}, dict.fromkeys(free, 67) | {"batch": 3}
-    runs = [(usual, shapes(usual))]
+    refusals: list[InputMismatch] = []
+
+    def run_at(lengths: Lengths) -> Shapes | None:
+        try:
+            return shapes(lengths)
+        except InputMismatch as error:
+            refusals.append(error)
+            return None
+
+    # A small batch keeps wide models quick.
+    found = ((lengths, run_at(lengths)) for lengths in ({"batch": 2} | way for way in tries))
+    runs = [next(((lengths, shape) for lengths, shape in found if shape is not None), ({}, ()))]
+    usual = runs[0][0]
+    if not usual:
+        raise refusals[0]
+    # Far more steps tell more than a few, which a stride may hide.
+    others = sorted(tries, key=lambda way: any(length < 2 * usual[axis] for axis, length in way.items()))
     for axis in free:
-        for longer in [{axis}, *[{axis, other} for other in free if other != axis], set(free)]:
-            lengths = {name: (grown if name in longer else usual)[name] for name in usual}
-            try:
-                runs.append((lengths, shapes(lengths)))
-            except InputMismatch:
-                if longer == set(free):
-                    raise
-            else:
-                break
+        ways = [
+            {name: (other if name in changed else usual)[name] for name in free}
+            for other in ({"batch": 3} | way for way in others)
+            for changed in [{axis}, *[{axis, name} for name in free if name != axis], set(free)]
+            if other[axis] != usual[axis]
+        ]
+        tried = ((lengths, run_at(lengths)) for lengths in ways)
+        run_there = next(((lengths, shape) for lengths, shape in tried if shape is not None), None)
+        if run_there is None:
+            raise refusals[0]
+        runs.append(run_there)
     return runs
 
 

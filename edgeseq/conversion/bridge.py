@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,27 +16,34 @@ import tf2onnx
 from onnx import helper
 from tf2onnx import optimizer, tf_loader, tfonnx
 
+from edgeseq.conversion.failures import reason_of
 from edgeseq.conversion.lock import LOCK
-from edgeseq.errors import UnsupportedOp, WrongUsage
+from edgeseq.conversion.names import layer_of_scope
+from edgeseq.errors import EdgeseqError, Refused, UnsupportedOp, WrongUsage
 
 MARKER_DOMAIN = "edgeseq"
 # Told by its name alone: inside the branches of a condition tf2onnx forgets the domain.
 MARKER_OP = "EdgeseqMarker"
+# tf2onnx names nodes by all scopes around them.
+_LONGEST_REASON = 300
 OPSETS = range(15, 19)
 """Opsets that both tf2onnx and the lowering can write."""
 
 
-def to_onnx(function: Any, input_names: Sequence[str], output_names: Sequence[str], *, opset: int) -> ir.Model:
+def to_onnx(
+    function: Any, input_names: Sequence[str], output_names: Sequence[str], *, opset: int, layers: Sequence[str] = ()
+) -> ir.Model:
     """Convert a concrete function of flat tensors; its markers become nodes ``EdgeseqMarker`` with a `token`.
 
-    Raises WrongUsage for an opset that cannot be written and UnsupportedOp for TensorFlow ops that ONNX lacks.
+    `layers` are the names of a model's layers, to say in which of them an op lies. Raises WrongUsage for an opset that
+    cannot be written, UnsupportedOp for TensorFlow ops that ONNX lacks, and Refused for what tf2onnx fails on.
     """
-    if opset not in OPSETS:
-        raise WrongUsage(f"opset {opset} cannot be written; allowed: {OPSETS.start} to {OPSETS.stop - 1}")
+    if isinstance(opset, bool) or not isinstance(opset, int) or opset not in OPSETS:
+        raise WrongUsage(f"opset must be an integer from {OPSETS.start} to {OPSETS.stop - 1}; got {opset!r}")
     captured = {id(tensor) for tensor in function.graph.internal_captures}
     inputs = [tensor.name for tensor in function.inputs if id(tensor) not in captured]
     outputs = [tensor.name for tensor in function.outputs]
-    with working_tf2onnx():
+    with working_tf2onnx(), _naming_layers(function, layers):
         frozen = tf_loader.from_function(function, inputs, outputs)
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(frozen, name="")
@@ -50,7 +58,7 @@ def to_onnx(function: Any, input_names: Sequence[str], output_names: Sequence[st
             )
         converted = optimizer.optimize_graph(converted, catch_errors=False, optimizers=_OPTIMIZERS)
         proto = converted.make_model("edgeseq")
-    _refuse_unknown_ops(proto.graph)
+    _refuse_unknown_ops(proto.graph, layers)
     model: ir.Model = ir.from_proto(proto)
     return model
 
@@ -102,24 +110,59 @@ _HANDLERS: dict[str, tuple[Any, list[str]]] = {
 _OPTIMIZERS = {name: factory for name, factory in optimizer._get_optimizers().items() if name != "einsum_optimizer"}
 
 
-def _refuse_unknown_ops(graph: onnx.GraphProto) -> None:
+@contextlib.contextmanager
+def _naming_layers(function: Any, layers: Sequence[str]) -> Iterator[None]:
+    """Raise Refused for what tf2onnx fails on, naming the layers of the ops that its message speaks of."""
+    try:
+        yield
+    except (EdgeseqError, MemoryError):
+        raise
+    except Exception as error:
+        told, ops = str(error), function.graph.get_operations()
+        loops = [op.name for op in ops if op.type in ("While", "StatelessWhile")]
+        branches = [op.name for op in ops if op.type in ("If", "StatelessIf")]
+        # Its messages say "While loop", or the kind of an op, which a branch may hide.
+        named = loops if "loop" in told else [op.name for op in ops if re.search(rf"\b{op.type}\b", told)] or branches
+        found = dict.fromkeys(layer_of_scope(name, layers) or name for name in named)
+        where = f", it seems that of layer {' or '.join(map(repr, found))}" if found else ""
+        advice = (
+            "a while-loop with keras.layers.RNN and a cell" if loops and named == loops else "it with other keras.ops"
+        )
+        reason = reason_of(error)
+        reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:60]} ... {reason[-200:]}"
+        raise Refused(
+            f"tf2onnx cannot convert the model's own code{where}: {reason}. Write {advice}, or leave that layer to the "
+            "application"
+        ) from error
+
+
+def _refuse_unknown_ops(graph: onnx.GraphProto, layers: Sequence[str]) -> None:
     """tf2onnx only logs an op that it cannot convert, and writes it out as it is."""
     unknown: set[str] = set()
+    where: dict[str, None] = {}
 
     def visit(graph: onnx.GraphProto) -> None:
         for node in graph.node:
             if node.op_type != MARKER_OP and not onnx.defs.has(node.op_type, node.domain):
                 unknown.add(f"{node.domain}::{node.op_type}" if node.domain else node.op_type)
+                if layer := layer_of_scope(node.name, layers):
+                    where[layer] = None
             for attribute in node.attribute:
                 for inner in [attribute.g, *attribute.graphs]:
                     visit(inner)
 
     visit(graph)
     if unknown:
-        advice = ""
+        found = f"They come from layer {', '.join(map(repr, where))}. " if where else ""
         if any("Table" in op or "String" in op for op in unknown):
             advice = "Text and vocabulary layers belong before the model: give them to export as `preprocessing`."
-        raise UnsupportedOp(sorted(unknown), advice)
+        elif any("Random" in op or "Multinomial" in op for op in unknown):
+            advice = (
+                "The model draws random numbers, which no file repeats: pass them to it as an input, or leave them out"
+            )
+        else:
+            advice = "Write that layer with other keras.ops, or leave it to the application"
+        raise UnsupportedOp(sorted(unknown), found + advice)
 
 
 @contextlib.contextmanager

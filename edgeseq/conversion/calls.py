@@ -17,6 +17,7 @@ from edgeseq.conversion.layers import (
     Call,
     begins_in_its_own_way,
     call_of,
+    calls_in_its_own_way,
     is_stock,
     read_bidirectional,
     read_stock,
@@ -250,7 +251,7 @@ def _read_bidirectional(
 ) -> RecurrentSpec | None:
     """One spec for both directions, or None where each is better left to its own layer's call."""
     inner_layers = (layer.forward_layer, layer.backward_layer)
-    if any(begins_in_its_own_way(inner) for inner in inner_layers):
+    if any(begins_in_its_own_way(inner) or calls_in_its_own_way(inner) for inner in inner_layers):
         return None
     try:
         forward, backward = (

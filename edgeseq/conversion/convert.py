@@ -14,8 +14,10 @@ from edgeseq.conversion.axes import output_specs
 from edgeseq.conversion.bridge import to_onnx
 from edgeseq.conversion.cleaning.rules import clean
 from edgeseq.conversion.failures import reason_of
+from edgeseq.conversion.lengths import ADVICE, Sizes, candidates, in_words
 from edgeseq.conversion.markers import Trace
 from edgeseq.conversion.place import Placed, place_markers
+from edgeseq.conversion.reference import keras_fails
 from edgeseq.conversion.signature import Signature
 from edgeseq.conversion.trace import trace_model
 from edgeseq.errors import EdgeseqError, InputMismatch, InvalidFile, Refused, UnsupportedOp
@@ -36,6 +38,8 @@ class Converted:
     """Inputs, states left out, with the axes that are free in the graph."""
     outputs: tuple[TensorSpec, ...]
     """Outputs, states left out, in the order of the model's flat outputs."""
+    lengths: tuple[Sizes, ...]
+    """Lengths of the free axes at which the graph has run."""
     loops: int
     """Number of Loop nodes."""
     user_loops: tuple[str, ...]
@@ -45,15 +49,25 @@ class Converted:
 
 
 def convert(
-    signature: Signature, *, opset: int, target: str, streaming: bool, lowering: str, allow_loop: bool
+    signature: Signature,
+    *,
+    opset: int,
+    target: str,
+    streaming: bool,
+    lowering: str,
+    allow_loop: bool,
+    known: Sizes | None = None,
 ) -> Converted:
     """Trace, convert, lower and clean; the arguments are those of `edgeseq.export`.
 
+    `known` are lengths of the free axes that the model takes.
+
     Raises Refused and its kinds for what cannot be exact, and WrongUsage for arguments that mean nothing.
     """
-    trace, signature, notes = _trace(signature, streaming=streaming, opset=opset, allow_loop=allow_loop)
+    trace, signature, notes = _trace(signature, streaming=streaming, opset=opset, allow_loop=allow_loop, known=known)
     names = [f"output:{index}" for index in range(len(trace.function.outputs))]
-    graph = to_onnx(trace.function, [spec.name for spec in signature.inputs], names, opset=opset)
+    layers = [layer.name for layer in signature.layers]
+    graph = to_onnx(trace.function, [spec.name for spec in signature.inputs], names, opset=opset, layers=layers)
     finish.name_axes(graph.graph.inputs, {spec.name: spec.axes for spec in signature.inputs})
     user_loops = tuple(str(node.name) for node in finish.loops(graph.graph))
     placed = place_markers(graph, trace, lowering_name=lowering, target=target)
@@ -64,21 +78,27 @@ def convert(
         for spec in signature.inputs
     )
     try:
-        outputs = output_specs(graph, inputs, placed.states)
+        outputs, lengths = output_specs(graph, inputs, placed.states, known)
     except InvalidFile as error:
         raise _not_opened(error) from error
     except InputMismatch as error:
-        what = "the graph fails at other lengths than the model's own, though they are free"
         if placed.states:
             # Weights for each time step of the model's own length do not fit another.
             what = "the model cannot be fed in chunks: something in it has the number of time steps built in"
-        raise Refused(f"{what} ({error})") from error
+            raise Refused(f"{what} ({error})") from error
+        free = sorted({axis for spec in inputs for axis in spec.axes if isinstance(axis, str)} - {"batch"})
+        raise Refused(
+            f"the graph fails at other lengths than the model's own, though they are free ({error}). No two lengths of "
+            f"{', '.join(free) or 'the batch'} were found that it takes; tried: {in_words(candidates(free, known))}. "
+            f"{ADVICE}"
+        ) from error
     return Converted(
         graph=graph,
         signature=signature,
         placed=placed,
         inputs=inputs,
         outputs=outputs,
+        lengths=lengths,
         loops=len(finish.loops(graph.graph)),
         user_loops=user_loops,
         notes=notes,
@@ -97,7 +117,7 @@ def _not_opened(error: InvalidFile) -> Refused:
 
 
 def _trace(
-    signature: Signature, *, streaming: bool, opset: int, allow_loop: bool
+    signature: Signature, *, streaming: bool, opset: int, allow_loop: bool, known: Sizes | None
 ) -> tuple[Trace, Signature, tuple[str, ...]]:
     """The traced model, the signature with the axes that are really free, and why they are not more."""
     # A file that carries states takes any batch and chunk, though a stateful Keras model fixes both. Where something
@@ -123,8 +143,25 @@ def _trace(
         except Exception as error:
             reason = reason_of(error)
             if candidate is candidates[-1]:
-                raise Refused(f"the model cannot be traced: {reason}") from error
+                raise _not_traced(candidate, error, known) from error
             notes = (f"the model cannot be traced with free lengths, so they are fixed: {reason}",)
         else:
             return trace, candidate, notes
     raise AssertionError("one candidate either returns or raises")
+
+
+def _not_traced(signature: Signature, error: Exception, known: Sizes | None) -> Refused:
+    """Why TensorFlow cannot trace a model: Keras itself fails, or the model needs what only a call knows."""
+    if failure := keras_fails(signature, known):
+        return failure
+    # Keras names the class of the layer around what it passes on.
+    kind = re.match(r"Exception encountered when calling (\w+)\.call", str(error))
+    layers = [f"'{layer.name}'" for layer in signature.layers if kind and type(layer).__name__ == kind[1]]
+    where = f"layer {' or '.join(layers)}: " if layers else ""
+    advice = ""
+    if any(isinstance(axis, str) and axis != "batch" for spec in signature.inputs for axis in spec.axes):
+        advice = (
+            ". Keras itself runs it at lengths that are known: fix the time axis, keras.Input((steps, ...)), or take "
+            "the layer out"
+        )
+    return Refused(f"the model cannot be traced: {where}{reason_of(error)}{advice}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -116,8 +115,7 @@ def _masks(signature: Signature) -> tuple[MaskSpec, ...]:
     return tuple(
         MaskSpec(input=spec.name, layer=spec.mask_layer, value=spec.mask_value)
         for spec in signature.inputs
-        # Nothing equals NaN, so a mask by that value masks nothing.
-        if spec.mask_value is not None and not math.isnan(spec.mask_value)
+        if spec.mask_value is not None
     )
 
 

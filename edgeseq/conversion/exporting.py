@@ -25,7 +25,7 @@ from edgeseq.conversion.load import load
 from edgeseq.conversion.names import layer_of_scope
 from edgeseq.conversion.outside import data_file
 from edgeseq.conversion.precision import in_float32, mixed_policy
-from edgeseq.conversion.reference import Answers, Trial, kept_states, keras_answers, mixed_distance
+from edgeseq.conversion.reference import Answers, Trial, kept_states, keras_answers, mixed_distance, sizes_of
 from edgeseq.conversion.report import ExportReport
 from edgeseq.conversion.signature import Signature, read_signature
 from edgeseq.conversion.verify import final_states, verify
@@ -94,7 +94,13 @@ def export(
     started = time.perf_counter()
     with in_float32(model):
         converted = convert(
-            signature, opset=opset, target=target, streaming=stateful, lowering=lowering, allow_loop=allow_loop
+            signature,
+            opset=opset,
+            target=target,
+            streaming=stateful,
+            lowering=lowering,
+            allow_loop=allow_loop,
+            known=None if given is None else sizes_of(signature, given),
         )
     if not stateful:
         # Keras is asked about a stateful model in calls of the model's own sizes; any other, about all free ones.
@@ -127,7 +133,15 @@ def export(
         conversion += time.perf_counter() - started
 
         started = time.perf_counter()
-        parity, refused = verify(temporary, answers.trials, tolerance=manifest.tolerance)
+        try:
+            parity, refused = verify(temporary, answers.trials, tolerance=manifest.tolerance)
+        except Refused:
+            if stateful:
+                raise
+            # Perhaps TensorFlow made those answers up, for less than a window; Keras, asked first, tells.
+            with kept_states(model), in_float32(model):
+                answers = _ask(model, signature, given, converted, stateful, strict=True)
+            parity, refused = verify(temporary, answers.trials, tolerance=manifest.tolerance)
         if not parity:
             raise _parity_failed(parity, answers)
         sample = answers.trials[0] if given is not None else max(answers.trials, key=_rows)
@@ -181,8 +195,10 @@ def _parity_failed(parity: Parity, answers: Answers) -> ParityFailed:
     worst = next(output for output in parity.outputs if not output.within)
     finite = all(np.isfinite(array).all() for trial in answers.trials for array in trial.outputs.values())
     cause = (
-        "This is a bug in edgeseq, or the model's numbers are beyond what float32 can repeat (very large values, or "
-        "chaotic dynamics)"
+        "The causes known: a layer that changes its own variables at inference; Python code that branches on a shape, "
+        "which tracing decides once; a method patched after the layer was made; TensorFlow's own convolutions (another "
+        "result with TF_ENABLE_ONEDNN_OPTS=0 in the environment tells); numbers beyond what float32 can repeat, very "
+        "large or of chaotic dynamics; or else a bug in edgeseq"
         if finite
         else "Keras's own answers hold NaN or infinity: look for them in the weights"
     )
@@ -234,6 +250,8 @@ def _flat_samples(samples: Any, signature: Signature) -> list[Array]:
     flat = []
     for spec, array in zip(signature.inputs, arrays, strict=True):
         array = np.asarray(array)
+        if array.dtype.kind not in "biuf":
+            raise InputMismatch(f"samples for '{spec.name}' are {array.dtype}; the model takes {spec.dtype}", spec.name)
         if array.ndim != len(spec.axes) or any(
             isinstance(axis, int) and axis != length for axis, length in zip(spec.axes, array.shape, strict=True)
         ):
@@ -244,9 +262,16 @@ def _flat_samples(samples: Any, signature: Signature) -> list[Array]:
     return flat
 
 
-def _ask(model: Any, signature: Signature, given: list[Array] | None, converted: Converted, stateful: bool) -> Answers:
+def _ask(
+    model: Any,
+    signature: Signature,
+    given: list[Array] | None,
+    converted: Converted,
+    stateful: bool,
+    strict: bool = False,
+) -> Answers:
     if not stateful:
-        return keras_answers(model, signature, given)
+        return keras_answers(model, signature, given, lengths=converted.lengths, strict=strict)
     return streams.answers(model, signature, given, converted.inputs, converted.outputs)
 
 

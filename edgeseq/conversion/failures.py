@@ -11,13 +11,16 @@ from edgeseq.errors import EdgeseqError, Refused
 
 # Keras puts these around the message of an exception that passes through a layer.
 _KERAS_FRAME = re.compile(r"^Exception encountered when calling .*\n\n|\n\nArguments received by (?s:.*)|\x1b\[\d+m")
+# It also prints whole arrays, over many lines, with its reason behind them.
+_ARRAY = re.compile(r"\[\[[\s\d.,+\-einfaTrulFs\[\]]*\]\]")
 
 
 def reason_of(error: Exception) -> str:
-    """The kind of an exception and the first line of its message."""
+    """The kind of an exception and the first line of its message, or of what Keras says is behind it."""
     # A KeyError's own text is the repr of its key, line breaks and all.
     message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    return ": ".join([type(error).__name__, *_KERAS_FRAME.sub("", message).strip().splitlines()[:1]])
+    message = _ARRAY.sub("[...]", _KERAS_FRAME.sub("", message)).rpartition("\n\nException encountered: ")[2]
+    return ": ".join([type(error).__name__, *message.strip().splitlines()[:1]])
 
 
 @contextlib.contextmanager
@@ -29,6 +32,11 @@ def refusing(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise Refused(f"{what}: {reason_of(error)}") from error
+
+
+def article(name: str) -> str:
+    """``a`` or ``an``, for a class name in a message."""
+    return "an" if name[:1] in "AEIOU" else "a"
 
 
 def shapes_of(arrays: Iterable[Any]) -> str:

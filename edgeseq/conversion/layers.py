@@ -37,6 +37,13 @@ _INNER_LOOPS = {
     for layer in (keras.layers.RNN, keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU)
     if "inner_loop" in layer.__dict__
 }
+# Keras's own layers with a `call`: each only hands on to that of the RNN.
+_CALLERS = {
+    base
+    for name in ("RNN", "SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+    for base in getattr(keras.layers, name).__mro__
+    if issubclass(base, keras.layers.RNN)
+}
 # An activation traced to a single one of these nodes is the function of that name.
 _NAMES_OF_OPS = {
     "Tanh": "tanh",
@@ -99,6 +106,12 @@ def call_of(layer: Any, x: Any, *, masked: bool, given_state: bool, opset: int, 
 def begins_in_its_own_way(layer: Any) -> bool:
     """Whether a subclass says itself what the states are before the first step."""
     return type(layer).get_initial_state is not keras.layers.RNN.get_initial_state
+
+
+def calls_in_its_own_way(layer: Any) -> bool:
+    """Whether a subclass, or the layer itself, puts a `call` of its own around Keras's."""
+    definer = next(base for base in type(layer).__mro__ if "call" in vars(base))
+    return definer not in _CALLERS or "call" in vars(layer)
 
 
 def zeroes_in_time(layer: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,13 @@ import keras
 
 from edgeseq.conversion.failures import reason_of
 from edgeseq.conversion.old.file import age_of, load_json, load_old, with_weights
-from edgeseq.errors import InvalidFile, WrongUsage
+from edgeseq.errors import InvalidFile, Refused, WrongUsage
 from edgeseq.files import check_input
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
+# What Keras says of code that a file names and does not hold: in `.keras` files, and in `.h5` files.
+_NOT_HELD = re.compile(r"Could not locate (class|function) \\*'([^'\\]+)|Unknown (\w+): \\*'([^'\\]+)")
+_UNSAFE = "Requested the deserialization of a `Lambda` layer"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +40,8 @@ def load(model_or_path: Any, weights: Any = None) -> Loaded:
     is: the weights go into a copy.
 
     Raises MissingInput; InvalidFile for what is not a Keras model or does not fit; UnsupportedLayer and Refused for
-    what Keras 1 or 2 wrote and Keras 3 has no equal of; WrongUsage for any other kind of argument.
+    what Keras 1 or 2 wrote and Keras 3 has no equal of; Refused for a file that needs code of its author's, and for a
+    model without layers; WrongUsage for any other kind of argument.
     """
     notes: list[str] = []
     if isinstance(model_or_path, keras.Model):
@@ -57,6 +62,8 @@ def load(model_or_path: Any, weights: Any = None) -> Loaded:
     if weights is not None:
         model, more = with_weights(model, weights)
         notes = [*notes, *more]
+    if isinstance(model, keras.Sequential) and not model.layers:
+        raise Refused(f"model '{model.name}' has no layers, so there is nothing to export")
     return Loaded(model=model, notes=tuple(notes))
 
 
@@ -76,8 +83,17 @@ def _load_file(path: Path) -> tuple[Any, list[str]]:
     except MemoryError:
         raise
     except Exception as error:
-        raise InvalidFile(
-            path,
-            f"Keras cannot load it ({reason_of(error)}). If it has custom layers, load it yourself and pass the model "
-            "object",
-        ) from error
+        missing = _NOT_HELD.search(str(error))
+        if missing:
+            kind, name = missing[1] or missing[3], missing[2] or missing[4]
+            raise Refused(
+                f"{path} needs the {kind} '{name}', which is code of its author's and not in the file. Load the model "
+                f"in Python, with keras.saving.load_model(path, custom_objects={{'{name}': {name}}}) or after "
+                "registering it with @keras.saving.register_keras_serializable(), and call edgeseq.export(model, ...)"
+            ) from error
+        if _UNSAFE in str(error):
+            raise Refused(
+                f"{path} holds a Lambda layer, code that would be run as it is. If you trust the file, load the model "
+                "in Python with keras.saving.load_model(path, safe_mode=False), and call edgeseq.export(model, ...)"
+            ) from error
+        raise InvalidFile(path, f"Keras cannot load it ({reason_of(error)})") from error

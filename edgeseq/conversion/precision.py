@@ -17,20 +17,20 @@ _HALVES = ("float16", "bfloat16")
 def mixed_policy(model: Any) -> str | None:
     """The policy of the first layer that computes in half precision on float32 weights; None when there is none.
 
-    Raises UnsupportedLayer for a layer whose weights themselves are in half precision.
+    Raises UnsupportedLayer for a layer that is in half precision with its weights, or would be had it any.
     """
-    found = None
-    for layer in model._flatten_layers(include_self=False):
-        if layer.variable_dtype in _HALVES:
-            raise UnsupportedLayer(
-                layer.name,
-                f"its weights are {layer.variable_dtype}, and no float32 model says what they should compute. Train "
-                f"with the policy 'mixed_{layer.variable_dtype}', or rebuild the model with dtype='float32' and copy "
-                "the weights",
-            )
-        if layer.compute_dtype in _HALVES and found is None:
-            found = str(layer.dtype_policy.name)
-    return found
+    layers = list(model._flatten_layers(include_self=False))
+    halves = [layer for layer in layers if layer.variable_dtype in _HALVES]
+    if halves:
+        # The policy of the whole model is on its inputs too, which have no weights to blame.
+        layer = next((layer for layer in halves if layer.weights), halves[-1])
+        raise UnsupportedLayer(
+            layer.name,
+            f"{'its weights are' if layer.weights else 'it computes in'} {layer.variable_dtype}, and no float32 model "
+            f"says what they should compute. Train with the policy 'mixed_{layer.variable_dtype}', or rebuild the "
+            "model with dtype='float32' and copy the weights",
+        )
+    return next((str(layer.dtype_policy.name) for layer in layers if layer.compute_dtype in _HALVES), None)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseq.conversion.failures import reason_of, refusing, shapes_of
+from edgeseq.conversion.lengths import ADVICE, Sizes, in_words, quick_candidates
 from edgeseq.conversion.load import load
 from edgeseq.conversion.precision import in_float32
 from edgeseq.conversion.signature import Input, Signature, to_structure
 from edgeseq.errors import InputMismatch, Refused
+from edgeseq.runtime import structure
 from edgeseq.runtime.manifest import Structure
 
 Array = npt.NDArray[Any]
-Sizes = Mapping[str, int]
 
 # Batches and lengths that are unlike each other, so that a mistaken axis shows. One step is the shortest sequence.
 _BATCHES_AND_LENGTHS = ((1, 16), (2, 23), (7, 9), (2, 1))
@@ -98,61 +99,141 @@ def kept_states(model: Any) -> Iterator[None]:
             variable.assign(value)
 
 
-def keras_answers(model: Any, signature: Signature, given: Sequence[Array] | None, seed: int = 0) -> Answers:
+def keras_answers(
+    model: Any,
+    signature: Signature,
+    given: Sequence[Array] | None,
+    seed: int = 0,
+    *,
+    lengths: Sequence[Sizes] = (),
+    strict: bool = False,
+) -> Answers:
     """Ask the model at several batches and lengths, and about the `given` flat inputs when there are any.
 
-    A size that Keras itself refuses is told, not an error, unless none is left.
+    A size that Keras itself refuses is told, not an error, unless none is left; other lengths are tried in its place,
+    first those of `lengths`.
+
+    With `strict` Keras is asked first which sizes of the answers it foresees: TensorFlow makes up an answer for fewer
+    steps than a convolution's window has, where Keras knows of none.
     """
+    asking = _Asking(model, signature, strict)
     random = np.random.default_rng(seed)
-    batches: list[list[Sequence[Array]]] = [] if given is None else [[given]]
+    trials = [] if given is None else asking.first([given])
+    known = None if given is None else sizes_of(signature, given)
+    free = sorted({axis for spec in signature.inputs for axis in spec.axes if isinstance(axis, str)} - {"batch"})
+    refused: list[str] = [str(failure) for failure in asking.failures]
+    ways = [{axis: way[axis] for axis in free} for way in [*lengths, *quick_candidates(free, known)] if free]
+    ways = [way for index, way in enumerate(ways) if way not in ways[:index]]
+    not_taken: list[Sizes] = []
     for choices in _all_sizes(signature):
         # A mean over the valid steps of a row that has none is NaN in Keras; such rows are left out then.
-        batches.append(
-            [
-                [make_input(spec, sizes, random, empty_rows=empty_rows) for spec in signature.inputs]
-                for sizes in choices
-                for empty_rows in (True, False)
-            ]
-        )
-    trials: list[Trial] = []
-    refused: list[str] = []
-    names: tuple[str, ...] = ()
-    nest: Structure = None
-    failures: list[Refused] = []
-    for alternatives in batches:
+        found = asking.first(_batches(signature, choices, random))
+        trials += found
+        if found:
+            continue
+        refused.append(str(asking.failures[-1]))
+        # One step is there to be refused.
+        while ways and not found and choices[0].get("time") != 1:
+            way = ways.pop(0)
+            found = asking.first(_batches(signature, [{**choices[0], **way}], np.random.default_rng(seed)))
+            if not found:
+                not_taken.append(way)
+        trials += found
+    reset_states(model)
+    if not trials:
+        failure = asking.failures[0]
+        if not not_taken:
+            raise failure
+        told = f"{failure}. It refuses these lengths as well: {in_words(not_taken)}. {ADVICE}"
+        raise Refused(told) from failure.__cause__
+    if not_taken:
+        refused.append(f"Keras refuses these lengths as well, tried instead: {in_words(not_taken)}")
+    return Answers(
+        trials=tuple(trials), output_names=asking.names, output_structure=asking.nest, refused=tuple(refused)
+    )
+
+
+class _Asking:
+    """A model that is asked again and again: what its outputs are called, and why it failed."""
+
+    def __init__(self, model: Any, signature: Signature, strict: bool):
+        self._model, self._signature, self._strict = model, signature, strict
+        self.names: tuple[str, ...] = ()
+        self.nest: Structure = None
+        self.failures: list[Refused] = []
+
+    def first(self, alternatives: Sequence[Sequence[Array]]) -> list[Trial]:
+        """A trial of the first of some batches that the model answers, with numbers; none where it refuses all."""
         for arrays in alternatives:
-            reset_states(model)
+            reset_states(self._model)
             failed = f"Keras itself fails on inputs of shape {shapes_of(arrays)}"
             try:
                 with refusing(failed):
-                    outputs = signature.call(*arrays)
+                    if self._strict:
+                        self._foresee(arrays)
+                    outputs = self._signature.call(*arrays)
             except Refused as caught:
-                failures.append(caught)
+                self.failures.append(caught)
                 continue
             flat = keras.tree.flatten_with_path(outputs)
-            if not names:
-                names = signature.output_names or made_names(flat)
-                nest = to_structure(outputs, names)
+            if not self.names:
+                self.names = self._signature.output_names or made_names(flat)
+                self.nest = to_structure(outputs, self.names)
             values = [keras.ops.convert_to_numpy(value) for _, value in flat]
             if not all(value.size for value in values):
                 # As a convolution's of fewer steps than its window; onnxruntime raises an error there.
-                failures.append(Refused(f"{failed}: its answer is empty, as for a sequence shorter than a window"))
+                told = f"{failed}: its answer is empty, as for a sequence shorter than a window"
+                self.failures.append(Refused(told))
                 continue
             if arrays is not alternatives[-1] and not all(np.isfinite(value).all() for value in values):
                 continue
-            trials.append(
+            return [
                 Trial(
-                    inputs=dict(zip([spec.name for spec in signature.inputs], arrays, strict=True)),
-                    outputs=dict(zip(names, values, strict=True)),
+                    inputs=dict(zip([spec.name for spec in self._signature.inputs], arrays, strict=True)),
+                    outputs=dict(zip(self.names, values, strict=True)),
                 )
-            )
-            break
-        else:
-            refused.append(str(failures[-1]))
-    reset_states(model)
-    if not trials:
-        raise failures[0]
-    return Answers(trials=tuple(trials), output_names=names, output_structure=nest, refused=tuple(refused))
+            ]
+        return []
+
+    def _foresee(self, arrays: Sequence[Array]) -> None:
+        names = [spec.name for spec in self._signature.inputs]
+        symbols = {name: keras.KerasTensor(a.shape, a.dtype.name) for name, a in zip(names, arrays, strict=True)}
+        self._model.compute_output_spec(structure.nest(symbols, self._signature.input_structure), training=False)
+
+
+def keras_fails(signature: Signature, known: Sizes | None = None) -> Refused | None:
+    """Keras's reason not to run a model at any of the lengths that are tried; None for a model that runs."""
+    free = sorted({axis for spec in signature.inputs for axis in spec.axes if isinstance(axis, str)} - {"batch"})
+    failure = None
+    with kept_states(signature.model):
+        for way in quick_candidates(free, known):
+            arrays = _batches(signature, [{"batch": 2, **way}], np.random.default_rng(0))[0]
+            try:
+                with refusing(f"Keras itself fails on inputs of shape {shapes_of(arrays)}"):
+                    signature.call(*arrays)
+            except Refused as caught:
+                failure = failure or caught
+            else:
+                return None
+    return failure
+
+
+def sizes_of(signature: Signature, arrays: Sequence[Array]) -> dict[str, int]:
+    """The lengths of a signature's free axes in one batch of flat inputs."""
+    return {
+        axis: length
+        for spec, array in zip(signature.inputs, arrays, strict=True)
+        for axis, length in zip(spec.axes, array.shape, strict=True)
+        if isinstance(axis, str)
+    }
+
+
+def _batches(signature: Signature, choices: Sequence[Sizes], random: np.random.Generator) -> list[list[Array]]:
+    return [
+        [make_input(spec, sizes, random, empty_rows=empty_rows) for spec in signature.inputs]
+        for sizes in choices
+        for empty_rows in (True, False)
+    ]
 
 
 def mixed_distance(model: Any, signature: Signature, trials: Sequence[Trial]) -> float:

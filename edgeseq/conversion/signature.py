@@ -53,10 +53,17 @@ class Signature:
     """Names of the flat outputs; None where only a call can tell how many there are."""
     call: Callable[..., Any]
     """Takes flat tensors, returns the model's nested result."""
+    model: Any
+    """The model itself."""
     notes: tuple[str, ...] = ()
     """What the user should know."""
     fixed: Signature | None = None
     """The same with more lengths fixed, for a model that cannot be traced with free ones."""
+
+    @property
+    def layers(self) -> list[Any]:
+        """All layers of the model, those within others too."""
+        return list(self.model._flatten_layers(include_self=False))
 
     def with_free_time(self) -> Signature:
         """The same signature with batch free, and time in every input that is a sequence: of vectors, or of ids."""
@@ -80,6 +87,13 @@ def read_signature(model: Any, samples: Any = None) -> Signature:
                 layer.name,
                 f"a {type(layer).__name__} looks words up in a table, which ONNX has no exact equal of. Take it out of "
                 "the model, and give its vocabulary to export as `preprocessing`: the runtime applies that to raw data",
+            )
+        if isinstance(layer, keras.layers.Masking) and not np.isfinite(layer.mask_value).all():
+            raise UnsupportedLayer(
+                layer.name,
+                f"it masks steps of {layer.mask_value}, which no JSON can hold and no valid input has"
+                + (", and nothing equals NaN, so it masks no step" if np.isnan(layer.mask_value).any() else "")
+                + ". Give it a finite mask_value and fill the masked steps with it, or take it out",
             )
     functional = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
     if isinstance(functional, keras.Model) and getattr(functional, "_inputs_struct", None) is not None:
@@ -137,6 +151,7 @@ def _from_functional(model: Any, functional: Any) -> Signature:
         input_structure=to_structure(struct, names),
         output_names=tuple(output_names),
         call=call,
+        model=model,
     )
 
 
@@ -165,6 +180,7 @@ def _from_samples(model: Any, samples: Any) -> Signature:
         input_structure=to_structure(arrays, names),
         output_names=None,
         call=call,
+        model=model,
         notes=("the model declares no inputs: all lengths but the batch are fixed as in the samples",),
     )
     sequences = [_may_be_sequence(array) for _, array in flat]

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from edgeseq.conversion.failures import refusing, shapes_of
+from edgeseq.conversion.failures import article, refusing, shapes_of
 from edgeseq.conversion.reference import Answers, Trial, keras_answers, made_names, make_input, reset_states
 from edgeseq.conversion.signature import Signature, to_structure
 from edgeseq.errors import UnsupportedLayer
@@ -70,19 +70,21 @@ def refuse_what_cannot_stream(model: Any) -> None:
         if isinstance(layer, keras.Model):
             for operation in getattr(getattr(layer, "_functional", layer), "operations", []):
                 if not isinstance(operation, keras.layers.Layer) and type(operation).__name__ not in _ELEMENTWISE:
-                    _refuse(operation)
+                    _refuse(operation, mixed)
             continue
         if id(layer) in below_time or id(layer) in in_cells:
             continue
         if type(layer) not in _STEPWISE or (isinstance(layer, _WITH_AXIS) and not _on_last_axis(layer)):
-            _refuse(layer)
+            _refuse(layer, mixed)
 
 
-def _refuse(operation: Any) -> None:
+def _refuse(operation: Any, stateful: bool) -> None:
+    kind = type(operation).__name__
+    instead = "Give the recurrent layers stateful=False" if stateful else "Export without streaming"
     raise UnsupportedLayer(
         operation.name,
-        f"a {type(operation).__name__} like this one is not known to look at one time step at a time, so the file "
-        "cannot be fed in chunks. Export without streaming, or leave this layer to the application",
+        f"{article(kind)} {kind} like this one is not known to look at one time step at a time, so a file that carries "
+        f"states cannot have it. {instead}, or leave this layer to the application",
     )
 
 

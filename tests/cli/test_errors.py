@@ -215,7 +215,56 @@ def test_output_that_cannot_be_written_is_an_error(made: Any, options: list[str]
             timeout=60,
         )
     assert ran.returncode == 3
-    assert ran.stderr == "error: [Errno 28] No space left on device\n"
+    assert ran.stderr == (
+        "error: cannot write standard output: No space left on device. Free space on that disk, or write to another\n"
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are those of POSIX")
+@pytest.mark.parametrize("name", ["out.npz", "out.npy", "out.json"])
+def test_a_file_that_has_no_room_is_named(made: Any, tmp_path: Path, name: str) -> None:
+    # No file larger than this, which is as when the disk is full.
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))"
+    program = f"import sys; {limit}; from edgeseq.__main__ import main; sys.exit(main())"
+    np.savez(tmp_path / "in.npz", x=np.zeros((64, 12, 3), np.float32))
+    command = [sys.executable, "-c", program, "run", made.onnx, tmp_path / "in.npz", "-o", tmp_path / name]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert ran.stderr.startswith(f"error: cannot write {tmp_path / name}: ")
+    assert "Free space on that disk" in ran.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npz"]
+
+
+def test_a_full_disk_in_an_export_names_no_temporary_file(
+    edgeseq_command: Any, made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeseq import files
+
+    def full(path: Path) -> None:
+        if path.name == "model_hash.txt" or path.suffix == ".pb":
+            raise OSError(28, "No space left on device", str(path))
+
+    edgeseq_command("export", made.keras, "-o", tmp_path / "first.onnx")
+    monkeypatch.setattr(files, "_flush", full)
+    ran = edgeseq_command("export", made.keras, "-o", tmp_path / "m.onnx")
+    refused(ran, 3, f"cannot write {tmp_path / 'm.golden'}", "No space left on device", "Free space on that disk")
+    assert "/." not in ran.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.golden", "first.onnx"]
+
+
+def test_a_folder_that_turns_out_not_to_be_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgeseq import files
+    from edgeseq.errors import WrongUsage
+
+    def denied(path: str, *_: Any) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files.os, "open", denied)
+    with pytest.raises(WrongUsage) as caught:
+        files.write_bytes(tmp_path / "a.onnx", b"")
+    assert str(caught.value) == (
+        f"cannot write to the folder {tmp_path}: Permission denied. Name an output in a folder that you may change"
+    )
 
 
 def test_closed_streams_are_no_error(made: Any) -> None:

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 # A signal from within, at the moment when the file is written but not yet in its place.
 DURING_VERIFICATION = """
 import os, time
@@ -27,6 +29,29 @@ def test_interrupted_export_leaves_nothing(edgeseq_process: Any, made: Any, tmp_
     assert "no partial file" in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+# Before the command has begun, and when Python is about to end.
+AT_THE_BEGINNING = """
+import os
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "edgeseq.cli.boundary":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+AT_THE_END = """
+import atexit, os
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+"""
+
+
+@pytest.mark.parametrize("before", [AT_THE_BEGINNING, AT_THE_END], ids=["beginning", "end"])
+def test_an_interrupt_at_the_edges_shows_no_traceback(before: str, edgeseq_process: Any) -> None:
+    process = edgeseq_process(["--version"], before=before)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert err == ("interrupted\n" if before is AT_THE_BEGINNING else "")
 
 
 def test_interrupted_training_says_how_to_go_on(edgeseq_process: Any, tmp_path: Path) -> None:
