@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = REPOSITORY / ".environments"
+SOURCES = Path(__file__).parent / "pretended_gpu"
 
 # What pip installs into each, one command after the other.
 PACKAGES = {
@@ -58,3 +61,54 @@ def environment() -> Callable[[str], Environment]:
         return Environment(python)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def pretended_driver(tmp_path_factory: Any) -> Path:
+    """A folder with a libcuda.so.1 that answers what the environment variables DRIVER_* say."""
+    folder: Path = tmp_path_factory.mktemp("driver")
+    _compile(folder / "libcuda.so.1", SOURCES / "driver.c")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def place_on_cuda(
+    environment: Callable[[str], Environment], pretended_driver: Path, tmp_path_factory: Any
+) -> Callable[[Sequence[Path]], dict[Path, list[tuple[str, str, str]]]]:
+    """Asks the real CUDA provider, on a GPU that is pretended, where it places the nodes of files: it has no need to
+    compute for that. Answers name, op type and provider of every node.
+    """
+    python = environment("gpu-libraries").python
+    folder: Path = tmp_path_factory.mktemp("gpu")
+    [cudnn] = python.parent.parent.glob("lib/python*/site-packages/nvidia/cudnn/lib/libcudnn.so.9")
+    if shutil.which("nm") is None:
+        pytest.skip("no nm to read cuDNN's functions with")
+    listed = subprocess.run(["nm", "-D", "--defined-only", cudnn], capture_output=True, text=True, check=True).stdout
+    known = (SOURCES / "cudnn.c").read_text()
+    names = {name for name in re.findall(r" [TW] (cudnn\w+)", listed) if f"{name}(" not in known}
+    made = "int {0}(void **made) {{ *made = calloc(1, 4096); return 0; }}"
+    bodies = [(made if "Create" in name else "int {0}(void) {{ return 0; }}").format(name) for name in sorted(names)]
+    (folder / "cudnn.c").write_text("\n".join([known, *bodies]))
+    _compile(folder / "libcudnn.so.9", folder / "cudnn.c")
+    _compile(folder / "runtime.so", SOURCES / "runtime.c")
+    variables = {
+        "LD_LIBRARY_PATH": f"{folder}:{pretended_driver}",
+        "LD_PRELOAD": str(folder / "runtime.so"),
+        "DRIVER_CUDA": "99000",
+        "DRIVER_DEVICES": "1",
+    }
+
+    def place(paths: Sequence[Path]) -> dict[Path, list[tuple[str, str, str]]]:
+        command = [python, SOURCES / "place.py", *paths]
+        ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables}, check=False)
+        assert ran.returncode == 0, ran.stderr
+        return {Path(path): [tuple(node) for node in nodes] for path, nodes in json.loads(ran.stdout).items()}
+
+    return place
+
+
+def _compile(target: Path, source: Path) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler to pretend a GPU with")
+    subprocess.run([compiler, "-w", "-shared", "-fPIC", f"-Wl,-soname,{target.name}", "-o", target, source], check=True)

@@ -5,8 +5,6 @@ Asked for by scripts/test --gpu-wheel. The driver, where a test needs one, is a 
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,26 +19,6 @@ pytestmark = [
     pytest.mark.gpu_wheel,
     pytest.mark.skipif(bool(read_driver().devices), reason="this machine has a GPU, on which these do start"),
 ]
-
-DRIVER = """
-#include <stdlib.h>
-static int told(const char *name) { const char *value = getenv(name); return value ? atoi(value) : 0; }
-int cuDriverGetVersion(int *version) { *version = told("DRIVER_CUDA"); return 0; }
-int cuInit(unsigned flags) { return told("DRIVER_INIT"); }
-int cuDeviceGetCount(int *count) { *count = 0; return 0; }
-"""
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: Any) -> Path:
-    """A folder with a libcuda.so.1 that answers what the environment variables DRIVER_* say."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler to make a driver with")
-    folder: Path = tmp_path_factory.mktemp("driver")
-    (folder / "driver.c").write_text(DRIVER)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "libcuda.so.1", folder / "driver.c"], check=True)
-    return folder
 
 
 @pytest.fixture
@@ -117,9 +95,9 @@ def test_libraries_without_a_driver(environment: Callable[[str], Any], run_argum
     ],
 )
 def test_a_driver_that_does_not_serve(
-    environment: Callable[[str], Any], run_arguments: Any, driver: Path, said: dict[str, str], reason: str
+    environment: Callable[[str], Any], run_arguments: Any, pretended_driver: Path, said: dict[str, str], reason: str
 ) -> None:
-    variables = {"LD_LIBRARY_PATH": str(driver), **said}
+    variables = {"LD_LIBRARY_PATH": str(pretended_driver), **said}
     code, document = environment("gpu-libraries").edgeseq(*run_arguments, "-p", "cuda", variables=variables)
     assert code == 3
     assert reason in document["error"]["message"]
