@@ -1,26 +1,37 @@
-"""The forms a layer can take. A candidate is one small object; a new form is one new function here or beside.
-
-Weights kept in 8 bits are symmetric: q = round(w / scale), scale = max |w| / 127 over one output unit (a row of a
-recurrent matrix, a column of a dense kernel, an output channel of a convolution, a row of an embedding).
-"""
+"""The forms a layer can take. A candidate is one small object; a new form is one new function here or beside."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from edgeseq.quantization import products
+from edgeseq.quantization.integers import Array, tensor, to_int8
 from edgeseq.quantization.layers import RECURRENT, WITH_BODY, Layer
 from edgeseq.quantization.onnxruntime_quantizer import quantize_node
+from edgeseq.quantization.recurrent import check_bounded, written_out
 from edgeseq.quantization.rewriting import Declined, Piece, splice
 
-Array = npt.NDArray[Any]
-Rewrite = Callable[[Layer, onnx.NodeProto], Piece]
+Parameters = Mapping[str, float]
+"""What calibration found for a form, by name, such as the range of an activation. Kept in plans."""
+
+Rewrite = Callable[[Layer, Parameters], Mapping[str, Piece]]
+RewriteNode = Callable[[Layer, onnx.NodeProto], Piece]
+Calibrate = Callable[[Layer, Mapping[str, Array]], Parameters]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What a form must know of the numbers that flow through its layer."""
+
+    observed: Callable[[Layer], Sequence[str]]
+    """Names of the values of the fp32 graph to look at."""
+    calibrate: Calibrate
+    """From what they were on the samples, by name, to the form's parameters; raises Declined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,23 +41,29 @@ class Candidate:
     name: str
     """Name in plans, manifests and reports."""
     op_types: frozenset[str]
-    """ONNX op types it applies to."""
+    """Op types of layers it applies to."""
     rows_independent: bool
     """Whether a row's answer is the same whatever rows and steps run beside it."""
     rewrite: Rewrite
-    """Makes the piece that replaces one node of the layer; raises Declined with the reason where it does not fit."""
+    """Makes the pieces, by the name of the node that each replaces; raises Declined with the reason where the form
+    does not fit."""
+    calibration: Calibration | None = None
+    """None for a form without parameters."""
 
 
 CANDIDATES: dict[str, Candidate] = {}
 """Every candidate by name. Of two that measure alike, the earlier is taken."""
 
 
-def candidate(name: str, op_types: Sequence[str], *, rows_independent: bool) -> Callable[[Rewrite], Rewrite]:
-    """Register a rewrite under `name`."""
+def candidate(name: str, op_types: Sequence[str], *, rows_independent: bool) -> Callable[[RewriteNode], RewriteNode]:
+    """Register a form that is made node by node, without parameters."""
 
-    def register(rewrite: Rewrite) -> Rewrite:
+    def register(rewrite: RewriteNode) -> RewriteNode:
         CANDIDATES[name] = Candidate(
-            name=name, op_types=frozenset(op_types), rows_independent=rows_independent, rewrite=rewrite
+            name=name,
+            op_types=frozenset(op_types),
+            rows_independent=rows_independent,
+            rewrite=lambda layer, _: {node.name: rewrite(layer, node) for node in layer.nodes},
         )
         return rewrite
 
@@ -63,17 +80,21 @@ def rows_independent(choices: Mapping[str, str]) -> bool:
     return all(CANDIDATES[name].rows_independent for name in choices.values())
 
 
-def apply(model: onnx.ModelProto, layers: Sequence[Layer], choices: Mapping[str, str]) -> onnx.ModelProto:
+def apply(
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    choices: Mapping[str, str],
+    parameters: Mapping[str, Parameters] | None = None,
+) -> onnx.ModelProto:
     """`model` with each layer named in `choices` in the form of the candidate named there; a pure function.
 
-    Raises Declined when a candidate does not fit its layer, or two do not fit together.
+    `parameters` are those of each chosen form that is calibrated, by layer. Raises Declined when a candidate does not
+    fit its layer, or two do not fit together.
     """
-    pieces = {
-        node.name: CANDIDATES[choices[layer.name]].rewrite(layer, node)
-        for layer in layers
-        if layer.name in choices
-        for node in layer.nodes
-    }
+    pieces: dict[str, Piece] = {}
+    for layer in layers:
+        if layer.name in choices:
+            pieces |= CANDIDATES[choices[layer.name]].rewrite(layer, (parameters or {}).get(layer.name, {}))
     return splice(model, pieces)
 
 
@@ -88,11 +109,39 @@ def _dynamic(layer: Layer, node: onnx.NodeProto) -> Piece:
     return quantize_node(layer, node, per_channel=False)
 
 
+# Written out step by step, in the order of preference among those that measure alike: without row leak first.
+@candidate("steps-int8-bounded", RECURRENT, rows_independent=True)
+def _steps_bounded(layer: Layer, node: onnx.NodeProto) -> Piece:
+    """States in 8 bits with the scale of -1..1, where their activation keeps them."""
+    check_bounded(layer, node)
+    return written_out(layer, node, inputs=products.blocks(8, 128), states=products.bounded(1.0))
+
+
+@candidate("steps-8-bit-blocks", RECURRENT, rows_independent=True)
+def _steps_8_bit(layer: Layer, node: onnx.NodeProto) -> Piece:
+    return written_out(layer, node, inputs=products.blocks(8, 128), states=products.blocks(8, 128))
+
+
+@candidate("steps-4-bit-blocks-32", RECURRENT, rows_independent=True)
+def _steps_4_bit_32(layer: Layer, node: onnx.NodeProto) -> Piece:
+    return written_out(layer, node, inputs=products.blocks(4, 32), states=products.blocks(4, 32))
+
+
+@candidate("steps-4-bit-blocks-128", RECURRENT, rows_independent=True)
+def _steps_4_bit_128(layer: Layer, node: onnx.NodeProto) -> Piece:
+    return written_out(layer, node, inputs=products.blocks(4, 128), states=products.blocks(4, 128))
+
+
+@candidate("steps-int8-dynamic", RECURRENT, rows_independent=False)
+def _steps_dynamic(layer: Layer, node: onnx.NodeProto) -> Piece:
+    return written_out(layer, node, inputs=products.dynamic, states=products.dynamic)
+
+
 @candidate("int8-rows", ["Gather"], rows_independent=True)
 def _int8_rows(layer: Layer, node: onnx.NodeProto) -> Piece:
     """An embedding whose rows stay int8 in memory, each with its own scale, and are decoded after the lookup."""
     name, table = _embedding(layer, node)
-    quantized, scale = _to_int8(table, axes=(1,))
+    quantized, scale = to_int8(table, axes=(1,))
     looked_up, scales, numbers = (f"{node.output[0]}/{role}" for role in ("int8", "scale", "numbers"))
     return Piece(
         nodes=(
@@ -101,7 +150,7 @@ def _int8_rows(layer: Layer, node: onnx.NodeProto) -> Piece:
             helper.make_node("Cast", [looked_up], [numbers], f"{node.name}/cast", to=TensorProto.FLOAT),
             helper.make_node("Mul", [numbers, scales], node.output, f"{node.name}/decode"),
         ),
-        initializers=(_tensor(f"{name}/int8", quantized), _tensor(f"{name}/scale", scale)),
+        initializers=(tensor(f"{name}/int8", quantized), tensor(f"{name}/scale", scale)),
     )
 
 
@@ -122,12 +171,12 @@ def _int8_weights(layer: Layer, node: onnx.NodeProto) -> Piece:
     """The op as it was, its weights stored as int8 and decoded when the session loads."""
     decoders, initializers = [], []
     for name, (reader, _) in layer.weights.items():
-        quantized, scale = _to_int8(layer.constants[name], _axes_of_one_unit(reader, layer.constants[name].ndim))
+        quantized, scale = to_int8(layer.constants[name], _axes_of_one_unit(reader, layer.constants[name].ndim))
         decoders += [
             helper.make_node("Cast", [f"{name}/int8"], [f"{name}/numbers"], f"{name}/cast", to=TensorProto.FLOAT),
             helper.make_node("Mul", [f"{name}/numbers", f"{name}/scale"], [name], f"{name}/decode"),
         ]
-        initializers += [_tensor(f"{name}/int8", quantized), _tensor(f"{name}/scale", scale)]
+        initializers += [tensor(f"{name}/int8", quantized), tensor(f"{name}/scale", scale)]
     return Piece(nodes=(node,), decoders=tuple(decoders), initializers=tuple(initializers))
 
 
@@ -140,7 +189,7 @@ def _float16_weights(layer: Layer, node: onnx.NodeProto) -> Piece:
         if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
             raise Declined(f"constant '{name}' holds values beyond float16's {np.finfo(np.float16).max:.0f}")
         decoders.append(helper.make_node("Cast", [f"{name}/half"], [name], f"{name}/cast", to=TensorProto.FLOAT))
-        initializers.append(_tensor(f"{name}/half", array.astype(np.float16)))
+        initializers.append(tensor(f"{name}/half", array.astype(np.float16)))
     return Piece(nodes=(node,), decoders=tuple(decoders), initializers=tuple(initializers))
 
 
@@ -162,14 +211,3 @@ def _axes_of_one_unit(reader: onnx.NodeProto, rank: int) -> tuple[int, ...]:
     if reader.op_type == "Gemm" and any(entry.name == "transB" and entry.i for entry in reader.attribute):
         return (1,)  # B (outputs, inputs)
     return (rank - 2,)  # B (..., inputs, outputs)
-
-
-def _to_int8(array: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """int8 numbers of the array's shape, and float32 scales with length 1 along `axes`."""
-    scale = np.abs(array).max(axis=axes, keepdims=True, initial=0) / np.float32(127)
-    scale = np.where(scale > 0, scale, np.float32(1))
-    return np.clip(np.rint(array / scale), -127, 127).astype(np.int8), scale
-
-
-def _tensor(name: str, array: Array) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.ascontiguousarray(array), name)

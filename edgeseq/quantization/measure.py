@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,16 @@ import onnx
 from edgeseq.bench.sample import Settings, interleave
 from edgeseq.bench.stats import Ratio, paired_ratio
 from edgeseq.errors import InputMismatch, InvalidFile
-from edgeseq.quantization.candidates import apply
+from edgeseq.quantization.calibration import observe
+from edgeseq.quantization.candidates import CANDIDATES, Parameters, apply
 from edgeseq.quantization.layers import Layer
 from edgeseq.quantization.metrics import Answers, Metric, relative_rms
 from edgeseq.quantization.rewriting import Declined
-from edgeseq.quantization.samples import Feed, Part, SplitSamples
+from edgeseq.quantization.runs import run_all, serialize, with_states
+from edgeseq.quantization.samples import Part, SplitSamples
 from edgeseq.quantization.search import Choices, Quality
 from edgeseq.runtime.manifest import StateSpec
-from edgeseq.runtime.providers import open_session, run
+from edgeseq.runtime.providers import open_session
 
 # Twenty rounds give the paired ratio an interval of about a percent on a quiet machine; the limits keep a large model's
 # search to some seconds a candidate.
@@ -53,6 +55,7 @@ class SampledTrial:
         self._labels = labels
         self._source = serialize(model)
         self._built: tuple[dict[str, str], bytes] = ({}, self._source)
+        self._calibrated: dict[tuple[str, str], Parameters] = {}
         self._parts = [part for part in (samples.chosen_on, samples.held_out) if part]
         self._reference = [self._fp32_answers(part) for part in self._parts]
         self._metric_before = [
@@ -64,8 +67,23 @@ class SampledTrial:
         if not choices:
             return self._source
         if self._built[0] != choices:
-            self._built = (dict(choices), serialize(apply(self.model, self.layers, choices)))
+            made = apply(self.model, self.layers, choices, self.parameters(choices))
+            self._built = (dict(choices), serialize(made))
         return self._built[1]
+
+    def parameters(self, choices: Choices) -> dict[str, Parameters]:
+        """Of each chosen form that is calibrated, by layer: found once, on the rows that choose, in the fp32 file."""
+        found = {}
+        for layer in self.layers:
+            calibration = CANDIDATES[choices[layer.name]].calibration if layer.name in choices else None
+            if calibration is None:
+                continue
+            key = layer.name, choices[layer.name]
+            if key not in self._calibrated:
+                seen = observe(self.model, calibration.observed(layer), self.samples.chosen_on.feeds, self.states)
+                self._calibrated[key] = calibration.calibrate(layer, seen)
+            found[layer.name] = self._calibrated[key]
+        return found
 
     def size_bytes(self, choices: Choices) -> int:
         """Bytes of the whole file."""
@@ -125,38 +143,3 @@ class SampledTrial:
         if self.metric is None or self._labels is None:
             return None
         return self.metric(self._labels[part.rows], answers)
-
-
-def serialize(model: onnx.ModelProto) -> bytes:
-    """The model as bytes; equal models give equal bytes."""
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
-
-
-def run_all(
-    model: bytes,
-    feeds: Sequence[Mapping[str, npt.NDArray[Any]]],
-    states: Sequence[StateSpec] = (),
-    *,
-    threads: int | None = None,
-) -> Answers:
-    """All outputs for each feed, in the file's order, states from their initial values; None uses all threads.
-
-    Raises InvalidFile when the model does not load, InputMismatch when it does not run on a feed.
-    """
-    session = open_session(model, threads=threads)
-    names = [output.name for output in session.get_outputs()]
-    return [run(session, names, with_states(feed, states)) for feed in feeds]
-
-
-def with_states(feed: Mapping[str, npt.NDArray[Any]], states: Sequence[StateSpec]) -> Feed:
-    """The feed with every state that it lacks at its initial value."""
-    rows = len(next(iter(feed.values())))
-    missing = {
-        state.input: np.full(
-            [axis if isinstance(axis, int) else rows for axis in state.axes], state.initial, np.dtype(state.dtype)
-        )
-        for state in states
-        if state.input not in feed
-    }
-    return {**feed, **missing}

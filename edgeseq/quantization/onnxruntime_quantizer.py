@@ -10,9 +10,10 @@ import tempfile
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from edgeseq.quantization.layers import Layer
+from edgeseq.quantization.nodes import model_of
 from edgeseq.quantization.rewriting import Declined, Piece
 
 # What proves that the quantizer did something.
@@ -23,8 +24,6 @@ _MADE_FROM = {
     "Conv": "ConvInteger",
     "Gather": "DequantizeLinear",
 }
-# Inputs that are not float32, by op type and index: sequence lengths, and the indices of a lookup.
-_INTEGER_INPUTS = {("LSTM", 4): TensorProto.INT32, ("Gather", 1): TensorProto.INT64}
 # Tells the quantizer that the model needs no pre-processing, which is true of a single node; else it logs a warning
 # through the root logger, and so installs a handler there in the user's program.
 _NO_WARNING = {"onnx.quant.pre_process": "onnxruntime.quant"}
@@ -42,7 +41,9 @@ def quantize_node(layer: Layer, node: onnx.NodeProto, *, per_channel: bool) -> P
         raise Declined("onnxruntime's quantizer drops layout=1")
     with tempfile.TemporaryDirectory(prefix="edgeseq-") as folder:
         target = Path(folder) / "quantized.onnx"
-        quantize_dynamic(_model_of(layer, node), target, per_channel=per_channel, weight_type=QuantType.QInt8)
+        quantize_dynamic(
+            _without_warning(model_of(layer, node)), target, per_channel=per_channel, weight_type=QuantType.QInt8
+        )
         made = onnx.load(target)
     expected = _MADE_FROM[node.op_type]
     if expected not in {entry.op_type for entry in made.graph.node}:
@@ -53,23 +54,7 @@ def quantize_node(layer: Layer, node: onnx.NodeProto, *, per_channel: bool) -> P
     return _renamed(layer, node, made.graph, versions)
 
 
-def _model_of(layer: Layer, node: onnx.NodeProto) -> onnx.ModelProto:
-    """A model of the node alone, its constants as initializers."""
-    inputs = [
-        helper.make_tensor_value_info(name, _INTEGER_INPUTS.get((node.op_type, index), TensorProto.FLOAT), None)
-        for index, name in enumerate(node.input)
-        if name and name not in layer.constants
-    ]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in node.output if name]
-    constants = [
-        numpy_helper.from_array(layer.constants[name], name)
-        for name in dict.fromkeys(node.input)
-        if name in layer.constants
-    ]
-    graph = helper.make_graph(
-        [node], "node", list({entry.name: entry for entry in inputs}.values()), outputs, constants
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", layer.opset)])
+def _without_warning(model: onnx.ModelProto) -> onnx.ModelProto:
     helper.set_model_props(model, _NO_WARNING)
     return model
 

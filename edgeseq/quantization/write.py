@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,11 @@ import onnxruntime
 
 from edgeseq.errors import MissingInput
 from edgeseq.files import check_output, whole_file
-from edgeseq.quantization.candidates import CANDIDATES, apply, rows_independent
+from edgeseq.quantization.candidates import CANDIDATES, Parameters, apply, rows_independent
 from edgeseq.quantization.layers import Layer, has_external_data
-from edgeseq.quantization.measure import SampledTrial, run_all, serialize
+from edgeseq.quantization.measure import SampledTrial
 from edgeseq.quantization.metrics import tolerance_for
+from edgeseq.quantization.runs import run_all, serialize
 from edgeseq.quantization.search import Choices
 from edgeseq.runtime.golden import Golden, check_golden, golden_folder, read_golden, write_golden
 from edgeseq.runtime.manifest import METADATA_KEY, Manifest, Quantization, RecurrentLayer
@@ -48,15 +49,20 @@ def finish(trial: SampledTrial, choices: Choices, source: Path, manifest: Manife
         golden = dataclasses.replace(golden, own_outputs=dict(zip(golden.outputs, own[0], strict=True)))
         pairs = [*pairs, ([list(golden.outputs.values())], own)]
     tolerance = max(tolerance_for(reference, answers) for reference, answers in pairs)
-    content = quantized_file(trial.model, trial.layers, choices, manifest, tolerance)
+    content = quantized_file(trial.model, trial.layers, choices, trial.parameters(choices), manifest, tolerance)
     return Result(content=content, golden=golden, tolerance=tolerance if manifest else None)
 
 
 def quantized_file(
-    model: onnx.ModelProto, layers: Sequence[Layer], choices: Choices, manifest: Manifest | None, tolerance: float
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    choices: Choices,
+    parameters: Mapping[str, Parameters],
+    manifest: Manifest | None,
+    tolerance: float,
 ) -> bytes:
     """The bytes of the quantized file, a pure function of its arguments. Without a manifest none is made up."""
-    result = apply(model, layers, choices)
+    result = apply(model, layers, choices, parameters)
     if manifest is not None:
         updated = dataclasses.replace(
             manifest,

@@ -20,7 +20,8 @@ from edgeseq.bench.stats import Interval, Ratio
 from edgeseq.errors import InputMismatch, InvalidFile, MissingInput, OutputExists, Refused, WrongUsage
 from edgeseq.quantization import measure
 from edgeseq.quantization.layers import find_layers, load_model
-from edgeseq.quantization.measure import SampledTrial, run_all
+from edgeseq.quantization.measure import SampledTrial
+from edgeseq.quantization.runs import run_all
 from edgeseq.quantization.write import quantized_file
 from edgeseq.runtime import Model, load_manifest
 from edgeseq.runtime.golden import Golden, golden_folder, read_golden
@@ -123,7 +124,7 @@ def test_the_bytes_follow_from_the_plan_alone(classifier: Path) -> None:
         model = load_model(classifier)
         layers, _ = find_layers(model)
         choices = dict(list(plan.items())[::order])
-        contents.add(quantized_file(model, layers, choices, load_manifest(classifier), 0.01))
+        contents.add(quantized_file(model, layers, choices, {}, load_manifest(classifier), 0.01))
     assert len(contents) == 1
 
 
