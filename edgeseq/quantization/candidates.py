@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from edgeseq.quantization import products
+from edgeseq.quantization import convolutional, products
 from edgeseq.quantization.integers import Array, tensor, to_int8
-from edgeseq.quantization.layers import RECURRENT, WITH_BODY, Layer
+from edgeseq.quantization.layers import CONV_LSTM, RECURRENT, WITH_BODY, Layer
 from edgeseq.quantization.onnxruntime_quantizer import quantize_node
 from edgeseq.quantization.recurrent import check_bounded, written_out
 from edgeseq.quantization.rewriting import Declined, Piece, splice
@@ -49,13 +49,17 @@ class Candidate:
     does not fit."""
     calibration: Calibration | None = None
     """None for a form without parameters."""
+    op_type_after: str | None = None
+    """Op type that computes a recurrence in this form; None where it stays as it was."""
 
 
 CANDIDATES: dict[str, Candidate] = {}
 """Every candidate by name. Of two that measure alike, the earlier is taken."""
 
 
-def candidate(name: str, op_types: Sequence[str], *, rows_independent: bool) -> Callable[[RewriteNode], RewriteNode]:
+def candidate(
+    name: str, op_types: Sequence[str], *, rows_independent: bool, op_type_after: str | None = None
+) -> Callable[[RewriteNode], RewriteNode]:
     """Register a form that is made node by node, without parameters."""
 
     def register(rewrite: RewriteNode) -> RewriteNode:
@@ -64,6 +68,7 @@ def candidate(name: str, op_types: Sequence[str], *, rows_independent: bool) -> 
             op_types=frozenset(op_types),
             rows_independent=rows_independent,
             rewrite=lambda layer, _: {node.name: rewrite(layer, node) for node in layer.nodes},
+            op_type_after=op_type_after,
         )
         return rewrite
 
@@ -99,42 +104,68 @@ def apply(
 
 
 # onnxruntime's dynamic quantization takes one scale for a whole activation tensor, all rows and steps together.
-@candidate("dynamic-int8-per-channel", ["LSTM", "MatMul", "Gemm"], rows_independent=False)
+@candidate("dynamic-int8-per-channel", ["LSTM", "MatMul", "Gemm"], rows_independent=False, op_type_after="DynamicQuantizeLSTM")
 def _dynamic_per_channel(layer: Layer, node: onnx.NodeProto) -> Piece:
     return quantize_node(layer, node, per_channel=True)
 
 
-@candidate("dynamic-int8", ["LSTM", "MatMul", "Gemm", "Conv"], rows_independent=False)
+@candidate("dynamic-int8", ["LSTM", "MatMul", "Gemm", "Conv"], rows_independent=False, op_type_after="DynamicQuantizeLSTM")
 def _dynamic(layer: Layer, node: onnx.NodeProto) -> Piece:
     return quantize_node(layer, node, per_channel=False)
 
 
 # Written out step by step, in the order of preference among those that measure alike: without row leak first.
-@candidate("steps-int8-bounded", RECURRENT, rows_independent=True)
+@candidate("steps-int8-bounded", RECURRENT, rows_independent=True, op_type_after="Scan")
 def _steps_bounded(layer: Layer, node: onnx.NodeProto) -> Piece:
     """States in 8 bits with the scale of -1..1, where their activation keeps them."""
     check_bounded(layer, node)
     return written_out(layer, node, inputs=products.blocks(8, 128), states=products.bounded(1.0))
 
 
-@candidate("steps-8-bit-blocks", RECURRENT, rows_independent=True)
+@candidate("steps-8-bit-blocks", RECURRENT, rows_independent=True, op_type_after="Scan")
 def _steps_8_bit(layer: Layer, node: onnx.NodeProto) -> Piece:
     return written_out(layer, node, inputs=products.blocks(8, 128), states=products.blocks(8, 128))
 
 
-@candidate("steps-4-bit-blocks-32", RECURRENT, rows_independent=True)
+@candidate("steps-4-bit-blocks-32", RECURRENT, rows_independent=True, op_type_after="Scan")
 def _steps_4_bit_32(layer: Layer, node: onnx.NodeProto) -> Piece:
     return written_out(layer, node, inputs=products.blocks(4, 32), states=products.blocks(4, 32))
 
 
-@candidate("steps-4-bit-blocks-128", RECURRENT, rows_independent=True)
+@candidate("steps-4-bit-blocks-128", RECURRENT, rows_independent=True, op_type_after="Scan")
 def _steps_4_bit_128(layer: Layer, node: onnx.NodeProto) -> Piece:
     return written_out(layer, node, inputs=products.blocks(4, 128), states=products.blocks(4, 128))
 
 
-@candidate("steps-int8-dynamic", RECURRENT, rows_independent=False)
+@candidate("steps-int8-dynamic", RECURRENT, rows_independent=False, op_type_after="Scan")
 def _steps_dynamic(layer: Layer, node: onnx.NodeProto) -> Piece:
     return written_out(layer, node, inputs=products.dynamic, states=products.dynamic)
+
+
+def _cell_in_8_bits(layer: Layer, parameters: Parameters) -> Mapping[str, Piece]:
+    """A whole ConvLSTM in 8 bits, its scales found on the samples."""
+    assert layer.cell is not None
+    return convolutional.in_8_bits(layer.cell, layer.constants, parameters)
+
+
+def _observed_in_cell(layer: Layer) -> Sequence[str]:
+    assert layer.cell is not None
+    return convolutional.observed(layer.cell)
+
+
+def _ranges_of_cell(layer: Layer, seen: Mapping[str, Array]) -> Parameters:
+    assert layer.cell is not None
+    return convolutional.ranges(layer.cell, seen)
+
+
+CANDIDATES["cell-int8"] = Candidate(
+    name="cell-int8",
+    op_types=frozenset([CONV_LSTM]),
+    rows_independent=True,
+    rewrite=_cell_in_8_bits,
+    op_type_after="QLinearConv",
+    calibration=Calibration(observed=_observed_in_cell, calibrate=_ranges_of_cell),
+)
 
 
 @candidate("int8-rows", ["Gather"], rows_independent=True)
@@ -161,7 +192,7 @@ def _int8_table(layer: Layer, node: onnx.NodeProto) -> Piece:
     return quantize_node(layer, node, per_channel=False)
 
 
-_ALL = ["LSTM", "GRU", "RNN", "MatMul", "Gemm", "Conv", "Gather", *WITH_BODY]
+_ALL = ["LSTM", "GRU", "RNN", "MatMul", "Gemm", "Conv", "Gather", CONV_LSTM, *WITH_BODY]
 
 
 # Stored weights are decoded by Cast and Mul, not DequantizeLinear: onnxruntime folds the former into constants when the

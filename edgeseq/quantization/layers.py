@@ -16,11 +16,14 @@ from onnx import numpy_helper
 
 from edgeseq.errors import InvalidFile, Refused, WrongUsage
 from edgeseq.files import StrPath, check_input
+from edgeseq.quantization.convolutional import ConvolutionalCell, find_cells
 from edgeseq.quantization.rewriting import subgraphs
 from edgeseq.runtime import wire
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 WITH_BODY = ("Scan", "Loop", "If")
+CONV_LSTM = "ConvLSTM"
+"""Op type of a layer that is a whole ConvLSTM, written out."""
 # Indices of the inputs that hold weights, by op type; biases stay in full precision everywhere.
 WEIGHT_INPUTS = {
     "LSTM": (1, 2),
@@ -63,6 +66,8 @@ class Layer:
     """Every constant that the nodes read, by name; the weights are float32."""
     opset: int
     """Version of ONNX's own operators that the file uses."""
+    cell: ConvolutionalCell | None = None
+    """The whole of a ConvLSTM that is written out; its nodes are then those with weights."""
 
     @property
     def weight_bytes(self) -> int:
@@ -123,7 +128,12 @@ def find_layers(model: onnx.ModelProto) -> tuple[tuple[Layer, ...], tuple[str, .
     groups: dict[tuple[str, ...], list[onnx.NodeProto]] = defaultdict(list)
     weights: dict[tuple[str, ...], dict[str, tuple[onnx.NodeProto, int]]] = {}
     notes = []
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.data_type == onnx.TensorProto.FLOAT}
+    cells = find_cells(model.graph, floats)
+    within = {node.name for cell in cells for node in cell.nodes}
     for node in model.graph.node:
+        if node.name in within:
+            continue
         places = {
             reader.input[index]: (reader, index)
             for reader in _weight_readers(node)
@@ -156,7 +166,23 @@ def find_layers(model: onnx.ModelProto) -> tuple[tuple[Layer, ...], tuple[str, .
                 opset=opset,
             )
         )
-    return tuple(layers), tuple(notes)
+    layers += [_conv_lstm(cell, tensors, opset) for cell in cells]
+    place = {node.name: index for index, node in enumerate(model.graph.node)}
+    return tuple(sorted(layers, key=lambda layer: place[layer.name])), tuple(notes)
+
+
+def _conv_lstm(cell: ConvolutionalCell, tensors: Mapping[str, onnx.TensorProto], opset: int) -> Layer:
+    nodes = cell.convolutions
+    read = dict.fromkeys(name for node in nodes for name in node.input)
+    return Layer(
+        name=cell.project.name,
+        op_type=CONV_LSTM,
+        nodes=nodes,
+        weights={cell.kernel: (nodes[0], 1), cell.recurrent_kernel: (nodes[-1], 1)},
+        constants={name: numpy_helper.to_array(tensors[name]) for name in read if name in tensors},
+        opset=opset,
+        cell=cell,
+    )
 
 
 def carries_states(model: onnx.ModelProto) -> bool:

@@ -14,7 +14,7 @@ import onnxruntime
 from edgeseq.errors import MissingInput
 from edgeseq.files import check_output, whole_file
 from edgeseq.quantization.candidates import CANDIDATES, Parameters, apply, rows_independent
-from edgeseq.quantization.layers import Layer, has_external_data
+from edgeseq.quantization.layers import CONV_LSTM, RECURRENT, Layer, has_external_data
 from edgeseq.quantization.measure import SampledTrial
 from edgeseq.quantization.metrics import tolerance_for
 from edgeseq.quantization.runs import run_all, serialize
@@ -105,10 +105,10 @@ def _golden_of(source: Path, manifest: Manifest | None) -> Golden | None:
 
 def _after(entry: RecurrentLayer, choices: Choices, layers: Sequence[Layer]) -> RecurrentLayer:
     """What the manifest says of a recurrent layer, with the ops that compute it now."""
-    quantized = any(
-        layer.op_type == "LSTM" and not CANDIDATES[choices[layer.name]].rows_independent
-        for layer in layers
-        if layer.name in choices and layer.name.startswith(f"{entry.name}/")
-    )
-    op_types = tuple("DynamicQuantizeLSTM" if name == "LSTM" and quantized else name for name in entry.op_types)
-    return dataclasses.replace(entry, op_types=op_types)
+    for layer in layers:
+        if layer.name in choices and layer.name.startswith(f"{entry.name}/"):
+            form = CANDIDATES[choices[layer.name]]
+            if form.op_type_after is not None and layer.op_type in (*RECURRENT, CONV_LSTM):
+                strategy = "scan" if form.op_type_after == "Scan" else entry.strategy
+                return dataclasses.replace(entry, strategy=strategy, op_types=(form.op_type_after,))
+    return entry

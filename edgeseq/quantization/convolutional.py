@@ -1,0 +1,385 @@
+"""ConvLSTM layers that are written out step by step: found in a graph, and computed in 8 bits as a whole.
+
+onnxruntime's integer convolution is slower than the one in float, but the one with known scales (`QLinearConv`) is
+several times faster, where the numbers stay in 8 bits from the input to the gates. So a step's input and hidden state
+are put together, convolutions of both give the gates and the candidate in 8 bits, each with a range of its own, and
+the gates' sigmoid is a table of 256 entries (`QLinearSigmoid`). Candidate and cell state go on in float, where small
+numbers keep their digits. All scales are known beforehand, so that rows and steps stay independent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from edgeseq.quantization.integers import Array, tensor, to_int8
+from edgeseq.quantization.products import CONTRIBUTED
+from edgeseq.quantization.rewriting import Declined, Piece, values_read
+
+# Shares of the largest number seen that a range may be: what lies beyond is taken for its end.
+_CLIPS = np.linspace(0.1, 1.0, 19)
+_ZERO = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One time step of a ConvLSTM."""
+
+    take: onnx.NodeProto
+    """The Gather of this step's input products; its second input is the time."""
+    convolve: onnx.NodeProto | None
+    """The convolution of the hidden state; None in a first step from zero."""
+    split: onnx.NodeProto
+    """The Split into the gates input, forget, cell, output."""
+    inner: tuple[onnx.NodeProto, ...]
+    """All other nodes of the step but the last."""
+    last: onnx.NodeProto
+    """The node that makes the hidden state after the step."""
+    cell_before: str | None
+    """Value of the cell state before the step; None where it is zero."""
+    cell_after: str
+    """Value of the cell state after the step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionalCell:
+    """A ConvLSTM with sigmoid and tanh, all of its steps in the graph."""
+
+    project: onnx.NodeProto
+    """The convolution of all steps' inputs, (time × batch, channels, spatial...), at once."""
+    reshape: onnx.NodeProto
+    """What gives its products their axis of time."""
+    sizes: tuple[onnx.NodeProto, ...]
+    """Where the size of an image is free: what hands the products' size to the Reshape."""
+    steps: tuple[Step, ...]
+    """In the order in which they are in the graph."""
+
+    @property
+    def kernel(self) -> str:
+        """Name of the input weights, (4 × filters, channels, window...)."""
+        return str(self.project.input[1])
+
+    @property
+    def recurrent_kernel(self) -> str:
+        """Name of the recurrent weights, (4 × filters, filters, window...)."""
+        return next(str(step.convolve.input[1]) for step in self.steps if step.convolve is not None)
+
+    @property
+    def convolutions(self) -> tuple[onnx.NodeProto, ...]:
+        """Every node with weights."""
+        return (self.project, *(step.convolve for step in self.steps if step.convolve is not None))
+
+    @property
+    def nodes(self) -> Iterator[onnx.NodeProto]:
+        """Every node of the cell."""
+        yield from (self.project, self.reshape, *self.sizes)
+        for step in self.steps:
+            yield from (step.take, *([step.convolve] if step.convolve else []), step.split, *step.inner, step.last)
+
+
+def find_cells(graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto]) -> tuple[ConvolutionalCell, ...]:
+    """The ConvLSTM layers of a graph whose steps are written out as `edgeseq.lowering.unrolled` does it."""
+    return tuple(
+        found
+        for node in graph.node
+        if node.op_type == "Conv" and (found := _Finder(graph, constants).cell(node)) is not None
+    )
+
+
+class _Finder:
+    """Looks for one cell from its input convolution on. A step that is anything else makes the whole no cell."""
+
+    def __init__(self, graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto]):
+        self._constants = constants
+        self._maker = {name: node for node in graph.node for name in node.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self._readers[name].append(node)
+        self._uses = Counter([*values_read(graph.node), *(output.name for output in graph.output)])
+
+    def cell(self, project: onnx.NodeProto) -> ConvolutionalCell | None:
+        sizes: tuple[onnx.NodeProto, ...] = ()
+        reshape = self._only_reader(project.output[0], "Reshape")
+        if reshape is None:
+            reshape, sizes = self._reshape_by_size(project)
+        if reshape is None or project.input[1] not in self._constants:
+            return None
+        takes = self._readers[reshape.output[0]]
+        if any(node.op_type != "Gather" for node in takes) or len(takes) != self._uses[reshape.output[0]]:
+            return None
+        steps = [self._step(take) for take in takes]
+        found = tuple(step for step in steps if step is not None)
+        kernels = {step.convolve.input[1] for step in found if step.convolve is not None}
+        if len(found) < len(takes) or len(kernels) != 1:
+            return None
+        return ConvolutionalCell(project=project, reshape=reshape, sizes=sizes, steps=found)
+
+    def _reshape_by_size(self, project: onnx.NodeProto) -> tuple[onnx.NodeProto | None, tuple[onnx.NodeProto, ...]]:
+        """The Reshape of products whose size it takes from themselves: Shape -> Concat -> Reshape."""
+        readers = {node.op_type: node for node in self._readers[project.output[0]]}
+        if set(readers) != {"Shape", "Reshape"} or self._uses[project.output[0]] != 2:
+            return None, ()
+        concat = self._only_reader(readers["Shape"].output[0], "Concat")
+        if concat is None or self._only_reader(concat.output[0], "Reshape") is None:
+            return None, ()
+        return readers["Reshape"], (readers["Shape"], concat)
+
+    def _step(self, take: onnx.NodeProto) -> Step | None:
+        convolve, total = None, take.output[0]
+        add = self._only_reader(total, "Add")
+        if add is not None:
+            convolve = self._maker.get(add.input[1] if add.input[0] == total else add.input[0])
+            if convolve is None or convolve.op_type != "Conv" or convolve.input[1] not in self._constants:
+                return None
+            if len(convolve.input) > 2 or self._uses[convolve.output[0]] != 1:
+                return None
+            total = add.output[0]
+        split = self._only_reader(total, "Split")
+        if split is None or len(split.output) != 4:
+            return None
+        functions = [
+            self._only_reader(name, op_type)
+            for name, op_type in zip(split.output, ("Sigmoid", "Sigmoid", "Tanh", "Sigmoid"), strict=True)
+        ]
+        input_, forget, candidate, output = functions
+        if input_ is None or candidate is None or output is None:
+            return None
+        new = self._only_reader(input_.output[0], "Mul")
+        if new is None or set(new.input) != {input_.output[0], candidate.output[0]}:
+            return None
+        inner = [input_, candidate, output, new, *([add] if add is not None else [])]
+        before, after = None, new
+        if forget is not None:
+            kept = self._only_reader(forget.output[0], "Mul")
+            added = self._only_reader(new.output[0], "Add")
+            if kept is None or added is None or set(added.input) != {kept.output[0], new.output[0]}:
+                return None
+            before = next(name for name in kept.input if name != forget.output[0])
+            inner += [forget, kept, added]
+            after = added
+        last = self._only_reader(output.output[0], "Mul")
+        if last is None:
+            return None
+        shown = self._maker.get(next((name for name in last.input if name != output.output[0]), ""))
+        if shown is None or shown.op_type != "Tanh" or list(shown.input) != [after.output[0]]:
+            return None
+        return Step(
+            take=take,
+            convolve=convolve,
+            split=split,
+            inner=(*inner, shown),
+            last=last,
+            cell_before=before,
+            cell_after=after.output[0],
+        )
+
+    def _only_reader(self, name: str, op_type: str) -> onnx.NodeProto | None:
+        """The node that alone reads a value, when it is of that op type."""
+        readers = self._readers[name]
+        return readers[0] if len(readers) == self._uses[name] == 1 and readers[0].op_type == op_type else None
+
+
+def observed(cell: ConvolutionalCell) -> list[str]:
+    """The values whose ranges `ranges` needs."""
+    return [
+        cell.project.input[0],
+        *(step.last.output[0] for step in cell.steps),
+        *(name for step in cell.steps for name in step.split.output),
+    ]
+
+
+def ranges(cell: ConvolutionalCell, seen: Mapping[str, Array]) -> dict[str, float]:
+    """The bound of each quantized value: those of the gates by the least error after their functions.
+
+    Raises Declined where the cell saw nothing but zeros.
+    """
+
+    def all_of(names: Sequence[str]) -> Array:
+        return np.concatenate([seen[name] for name in names])
+
+    gates = all_of([step.split.output[gate] for step in cell.steps for gate in (0, 1, 3)])
+    candidates = all_of([step.split.output[2] for step in cell.steps])
+    found = {
+        "x": float(np.abs(seen[cell.project.input[0]]).max()),
+        "h": float(np.abs(all_of([step.last.output[0] for step in cell.steps])).max()),
+        "gates": _best_bound(gates, lambda z: 1 / (1 + np.exp(-z))),
+        "candidate": _best_bound(candidates, np.tanh),
+    }
+    if not all(found.values()):
+        raise Declined("its inputs or states are zero in all samples, so that no range can be chosen")
+    return found
+
+
+def in_8_bits(cell: ConvolutionalCell, constants: Mapping[str, Array], bounds: Mapping[str, float]) -> dict[str, Piece]:
+    """The pieces, by node name, that compute the cell with these bounds.
+
+    Raises Declined where the input convolution moves its window otherwise than the recurrent one.
+    """
+    recurrent = next(step.convolve for step in cell.steps if step.convolve is not None)
+    if _window(cell.project, constants) != _window(recurrent, constants):
+        raise Declined("its input convolution has other padding, strides or dilation than the recurrent one")
+    writer = _Writer(cell, constants, bounds)
+    pieces = {node.name: Piece(nodes=()) for node in cell.nodes}
+    pieces[cell.reshape.name] = writer.images()
+    for step in cell.steps:
+        pieces[step.last.name] = writer.step(step)
+    return pieces
+
+
+class _Writer:
+    """Writes the nodes of a cell in 8 bits. Input and hidden state share a scale, so that they can be put together."""
+
+    def __init__(self, cell: ConvolutionalCell, constants: Mapping[str, Array], bounds: Mapping[str, float]):
+        self._cell, self._name = cell, str(cell.project.name)
+        self._images, self._steps = f"{self._name}/images", f"{self._name}/steps"
+        self._recurrent = next(step.convolve for step in cell.steps if step.convolve is not None)
+        kernel, recurrent = constants[cell.kernel], constants[cell.recurrent_kernel]
+        self._filters = len(kernel) // 4
+        bias = constants[cell.project.input[2]] if len(cell.project.input) > 2 else np.zeros(len(kernel), np.float32)
+        scale = {name: np.float32(bound / 127) for name, bound in bounds.items()}
+        # x / scale_x is as large as h / scale_h: the weights of x take up the difference.
+        inputs = kernel * (scale["x"] / scale["h"])
+        self._constants = {f"{self._name}/scale_{name}": scale[name] for name in ("x", "h", "gates", "candidate")} | {
+            f"{self._name}/zero": np.uint8(_ZERO),
+            f"{self._name}/sigmoid_scale": np.float32(1 / 256),
+            f"{self._name}/sigmoid_zero": np.uint8(0),
+            f"{self._name}/halves": np.array([self._filters] * 3, np.int64),
+        }
+        for part, rows in (("gates", (0, 1, 3)), ("candidate", (2,))):
+            for form, weights in (("first", inputs), ("step", np.concatenate([inputs, recurrent], axis=1))):
+                chosen, its_bias = (self._rows(array, rows) for array in (weights, bias))
+                numbers, weight_scale = to_int8(chosen, tuple(range(1, chosen.ndim)))
+                weight_scale = weight_scale.reshape(-1)
+                self._constants |= {
+                    f"{self._name}/{part}/{form}/int8": numbers,
+                    f"{self._name}/{part}/{form}/scale": weight_scale,
+                    f"{self._name}/{part}/{form}/zero": np.zeros(len(numbers), np.int8),
+                    f"{self._name}/{part}/{form}/bias": np.rint(its_bias / (weight_scale * scale["h"])).astype(
+                        np.int32
+                    ),
+                }
+
+    def _rows(self, array: Array, gates: Sequence[int]) -> Array:
+        blocks = np.split(array, 4)
+        return np.concatenate([blocks[gate] for gate in gates])
+
+    def _piece(self, nodes: Sequence[onnx.NodeProto]) -> Piece:
+        read = set(values_read(nodes))
+        return Piece(
+            nodes=tuple(nodes),
+            initializers=tuple(tensor(name, array) for name, array in self._constants.items() if name in read),
+            domains={CONTRIBUTED: 1},
+        )
+
+    def images(self) -> Piece:
+        """All steps' inputs in 8 bits, (time, batch, channels, spatial...)."""
+        name = self._name
+        self._constants |= {f"{name}/times": np.array([len(self._cell.steps), -1], np.int64)}
+        return self._piece(
+            [
+                helper.make_node(
+                    "QuantizeLinear",
+                    [self._cell.project.input[0], f"{name}/scale_x", f"{name}/zero"],
+                    [self._images],
+                    f"{name}/quantize",
+                ),
+                helper.make_node("Shape", [self._images], [f"{name}/image"], f"{name}/shape", start=1),
+                helper.make_node(
+                    "Concat", [f"{name}/times", f"{name}/image"], [f"{name}/shapes"], f"{name}/concat", axis=0
+                ),
+                helper.make_node("Reshape", [self._images, f"{name}/shapes"], [self._steps], f"{name}/reshape"),
+            ]
+        )
+
+    def step(self, step: Step) -> Piece:
+        """All of one step: reads and makes the values that the step in float does."""
+        at, name = str(step.last.name), self._name
+        made: list[onnx.NodeProto] = []
+
+        def op(op_type: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
+            made.append(helper.make_node(op_type, inputs, [output], f"{output}", domain=domain, **attributes))
+            return output
+
+        x = op("Gather", [self._steps, step.take.input[1]], f"{at}/x", axis=0)
+        form = "first"
+        if step.convolve is not None:
+            form, before = "step", step.convolve.input[0]
+            h = op("QuantizeLinear", [before, f"{name}/scale_h", f"{name}/zero"], f"{at}/h")
+            x = op("Concat", [x, h], f"{at}/both", axis=1)
+        attributes = {entry.name: helper.get_attribute_value(entry) for entry in self._recurrent.attribute}
+        zero = f"{name}/zero"
+        gates, candidate = (
+            op(
+                "QLinearConv",
+                [
+                    *(x, f"{name}/scale_h", zero),
+                    *(f"{name}/{part}/{form}/{entry}" for entry in ("int8", "scale", "zero")),
+                    *(f"{name}/scale_{part}", zero, f"{name}/{part}/{form}/bias"),
+                ],
+                f"{at}/{part}",
+                **attributes,
+            )
+            for part in ("gates", "candidate")
+        )
+        sigmoid = [f"{name}/sigmoid_scale", f"{name}/sigmoid_zero"]
+        op("QLinearSigmoid", [gates, f"{name}/scale_gates", zero, *sigmoid], f"{at}/sigmoids", CONTRIBUTED)
+        op("DequantizeLinear", [f"{at}/sigmoids", *sigmoid], f"{at}/values")
+        new = op(
+            "Tanh", [op("DequantizeLinear", [candidate, f"{name}/scale_candidate", zero], f"{at}/float")], f"{at}/new"
+        )
+        input_, forget, output = (f"{at}/{gate}" for gate in ("input", "forget", "output"))
+        made.append(
+            helper.make_node(
+                "Split", [f"{at}/values", f"{name}/halves"], [input_, forget, output], f"{at}/split", axis=1
+            )
+        )
+        if step.cell_before is None:
+            op("Mul", [input_, new], step.cell_after)
+        else:
+            op(
+                "Add",
+                [op("Mul", [forget, step.cell_before], f"{at}/kept"), op("Mul", [input_, new], f"{at}/added")],
+                step.cell_after,
+            )
+        shown = op("Tanh", [step.cell_after], f"{at}/shown")
+        made.append(helper.make_node("Mul", [output, shown], step.last.output, step.last.name))
+        return self._piece(made)
+
+
+def _rounded(array: Array) -> Array:
+    return np.rint(array).astype(np.int32)
+
+
+def _best_bound(numbers: Array, function: Callable[[Array], Array]) -> float:
+    """The bound with which 8-bit numbers come nearest after `function`."""
+    largest = float(np.abs(numbers).max())
+    exact = function(numbers)
+
+    def error(bound: float) -> float:
+        step = bound / 127
+        rounded = np.clip(np.rint(numbers / step), -_ZERO, 127) * step
+        return float(np.square(function(rounded) - exact).mean())
+
+    return min((float(largest * clip) for clip in _CLIPS), key=error) if largest else 0.0
+
+
+def _window(node: onnx.NodeProto, constants: Mapping[str, Array]) -> tuple[object, ...]:
+    """How a convolution moves over an image, with ONNX's defaults written out."""
+    shape = constants[node.input[1]].shape[2:]
+    given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    rank = len(shape)
+    return (
+        shape,
+        tuple(given.get("pads", [0] * (2 * rank))),
+        tuple(given.get("strides", [1] * rank)),
+        tuple(given.get("dilations", [1] * rank)),
+        given.get("auto_pad", b"NOTSET"),
+        given.get("group", 1),
+    )
