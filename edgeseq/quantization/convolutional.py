@@ -109,7 +109,7 @@ class _Finder:
         reshape = self._only_reader(project.output[0], "Reshape")
         if reshape is None:
             reshape, sizes = self._reshape_by_size(project)
-        if reshape is None or project.input[1] not in self._constants:
+        if reshape is None or any(name not in self._constants for name in project.input[1:] if name):
             return None
         takes = self._readers[reshape.output[0]]
         if any(node.op_type != "Gather" for node in takes) or len(takes) != self._uses[reshape.output[0]]:
@@ -242,7 +242,9 @@ class _Writer:
         self._recurrent = next(step.convolve for step in cell.steps if step.convolve is not None)
         kernel, recurrent = constants[cell.kernel], constants[cell.recurrent_kernel]
         self._filters = len(kernel) // 4
-        bias = constants[cell.project.input[2]] if len(cell.project.input) > 2 else np.zeros(len(kernel), np.float32)
+        bias = np.zeros(len(kernel), np.float32)
+        if len(cell.project.input) > 2 and cell.project.input[2]:
+            bias = constants[cell.project.input[2]]
         scale = {name: np.float32(bound / 127) for name, bound in bounds.items()}
         # x / scale_x is as large as h / scale_h: the weights of x take up the difference.
         inputs = kernel * (scale["x"] / scale["h"])
