@@ -3,8 +3,8 @@
 onnxruntime's integer convolution is slower than the one in float, but the one with known scales (`QLinearConv`) is
 several times faster, where the numbers stay in 8 bits from the input to the gates. So a step's input and hidden state
 are put together, convolutions of both give the gates and the candidate in 8 bits, each with a range of its own, and
-the gates' sigmoid is a table of 256 entries (`QLinearSigmoid`). Candidate and cell state go on in float, where small
-numbers keep their digits. All scales are known beforehand, so that rows and steps stay independent.
+the gates' sigmoid is a table of 256 entries (`QLinearSigmoid`). Other functions, and the cell state, go on in float,
+where small numbers keep their digits. All scales are known beforehand, so that rows and steps stay independent.
 """
 
 from __future__ import annotations
@@ -22,9 +22,17 @@ from edgeseq.quantization.integers import Array, tensor, to_int8
 from edgeseq.quantization.products import CONTRIBUTED
 from edgeseq.quantization.rewriting import Declined, Piece, values_read
 
+# Functions that are one node, which a step may have for its gates, its candidate and its cell state on the way out.
+_FUNCTIONS = ("Sigmoid", "Tanh", "HardSigmoid", "Relu", "LeakyRelu", "Elu", "Selu", "Softsign", "Softplus")
+_IN_NUMPY: Mapping[str, Callable[[Array], Array]] = {
+    "Sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "Tanh": np.tanh,
+    "Relu": lambda z: np.maximum(z, 0),
+}
 # Shares of the largest number seen that a range may be: what lies beyond is taken for its end.
 _CLIPS = np.linspace(0.1, 1.0, 19)
-_ZERO = 128
+# The zero of unsigned 8-bit numbers that stand for both signs.
+_MIDDLE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,12 @@ class Step:
     """All other nodes of the step but the last."""
     last: onnx.NodeProto
     """The node that makes the hidden state after the step."""
+    gate: onnx.NodeProto
+    """The function of the input gate, and so of every gate."""
+    candidate: onnx.NodeProto
+    """The function of the candidate."""
+    shown: onnx.NodeProto
+    """The function of the cell state on its way out."""
     cell_before: str | None
     """Value of the cell state before the step; None where it is zero."""
     cell_after: str
@@ -49,7 +63,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvolutionalCell:
-    """A ConvLSTM with sigmoid and tanh, all of its steps in the graph."""
+    """A ConvLSTM, all of its steps in the graph."""
 
     project: onnx.NodeProto
     """The convolution of all steps' inputs, (time × batch, channels, spatial...), at once."""
@@ -144,12 +158,10 @@ class _Finder:
         split = self._only_reader(total, "Split")
         if split is None or len(split.output) != 4:
             return None
-        functions = [
-            self._only_reader(name, op_type)
-            for name, op_type in zip(split.output, ("Sigmoid", "Sigmoid", "Tanh", "Sigmoid"), strict=True)
-        ]
-        input_, forget, candidate, output = functions
+        input_, forget, candidate, output = (self._only_reader(name, *_FUNCTIONS) for name in split.output)
         if input_ is None or candidate is None or output is None:
+            return None
+        if any(gate is not None and _function(gate) != _function(input_) for gate in (forget, output)):
             return None
         new = self._only_reader(input_.output[0], "Mul")
         if new is None or set(new.input) != {input_.output[0], candidate.output[0]}:
@@ -168,7 +180,7 @@ class _Finder:
         if last is None:
             return None
         shown = self._maker.get(next((name for name in last.input if name != output.output[0]), ""))
-        if shown is None or shown.op_type != "Tanh" or list(shown.input) != [after.output[0]]:
+        if shown is None or shown.op_type not in _FUNCTIONS or list(shown.input) != [after.output[0]]:
             return None
         return Step(
             take=take,
@@ -176,14 +188,17 @@ class _Finder:
             split=split,
             inner=(*inner, shown),
             last=last,
+            gate=input_,
+            candidate=candidate,
+            shown=shown,
             cell_before=before,
             cell_after=after.output[0],
         )
 
-    def _only_reader(self, name: str, op_type: str) -> onnx.NodeProto | None:
-        """The node that alone reads a value, when it is of that op type."""
+    def _only_reader(self, name: str, *op_types: str) -> onnx.NodeProto | None:
+        """The node that alone reads a value, when it is of one of the op types."""
         readers = self._readers[name]
-        return readers[0] if len(readers) == self._uses[name] == 1 and readers[0].op_type == op_type else None
+        return readers[0] if len(readers) == self._uses[name] == 1 and readers[0].op_type in op_types else None
 
 
 def observed(cell: ConvolutionalCell) -> list[str]:
@@ -198,23 +213,25 @@ def observed(cell: ConvolutionalCell) -> list[str]:
 def ranges(cell: ConvolutionalCell, seen: Mapping[str, Array]) -> dict[str, float]:
     """The bound of each quantized value: those of the gates by the least error after their functions.
 
-    Raises Declined where the cell saw nothing but zeros.
+    ``signed`` is 1 where inputs or states may be negative, else 0. Raises Declined where the cell saw nothing but
+    zeros.
     """
 
     def all_of(names: Sequence[str]) -> Array:
         return np.concatenate([seen[name] for name in names])
 
+    inputs, states = seen[cell.project.input[0]], all_of([step.last.output[0] for step in cell.steps])
     gates = all_of([step.split.output[gate] for step in cell.steps for gate in (0, 1, 3)])
     candidates = all_of([step.split.output[2] for step in cell.steps])
     found = {
-        "x": float(np.abs(seen[cell.project.input[0]]).max()),
-        "h": float(np.abs(all_of([step.last.output[0] for step in cell.steps])).max()),
-        "gates": _best_bound(gates, lambda z: 1 / (1 + np.exp(-z))),
-        "candidate": _best_bound(candidates, np.tanh),
+        "x": float(np.abs(inputs).max()),
+        "h": float(np.abs(states).max()),
+        "gates": _best_bound(gates, cell.steps[0].gate.op_type),
+        "candidate": _best_bound(candidates, cell.steps[0].candidate.op_type),
     }
     if not all(found.values()):
         raise Declined("its inputs or states are zero in all samples, so that no range can be chosen")
-    return found
+    return found | {"signed": float(inputs.min() < 0 or states.min() < 0)}
 
 
 def in_8_bits(cell: ConvolutionalCell, constants: Mapping[str, Array], bounds: Mapping[str, float]) -> dict[str, Piece]:
@@ -245,14 +262,19 @@ class _Writer:
         bias = np.zeros(len(kernel), np.float32)
         if len(cell.project.input) > 2 and cell.project.input[2]:
             bias = constants[cell.project.input[2]]
-        scale = {name: np.float32(bound / 127) for name, bound in bounds.items()}
+        shared = 127 if bounds["signed"] else 255
+        scale = {
+            name: np.float32(bounds[name] / (shared if name in "xh" else 127))
+            for name in ("x", "h", "gates", "candidate")
+        }
         # x / scale_x is as large as h / scale_h: the weights of x take up the difference.
         inputs = kernel * (scale["x"] / scale["h"])
-        self._constants = {f"{self._name}/scale_{name}": scale[name] for name in ("x", "h", "gates", "candidate")} | {
-            f"{self._name}/zero": np.uint8(_ZERO),
+        self._constants = {f"{self._name}/scale_{name}": entry for name, entry in scale.items()} | {
+            f"{self._name}/zero": np.uint8(_MIDDLE),
+            f"{self._name}/zero_xh": np.uint8(_MIDDLE if bounds["signed"] else 0),
             f"{self._name}/sigmoid_scale": np.float32(1 / 256),
             f"{self._name}/sigmoid_zero": np.uint8(0),
-            f"{self._name}/halves": np.array([self._filters] * 3, np.int64),
+            f"{self._name}/thirds": np.array([self._filters] * 3, np.int64),
         }
         for part, rows in (("gates", (0, 1, 3)), ("candidate", (2,))):
             for form, weights in (("first", inputs), ("step", np.concatenate([inputs, recurrent], axis=1))):
@@ -288,7 +310,7 @@ class _Writer:
             [
                 helper.make_node(
                     "QuantizeLinear",
-                    [self._cell.project.input[0], f"{name}/scale_x", f"{name}/zero"],
+                    [self._cell.project.input[0], f"{name}/scale_x", f"{name}/zero_xh"],
                     [self._images],
                     f"{name}/quantize",
                 ),
@@ -313,15 +335,15 @@ class _Writer:
         form = "first"
         if step.convolve is not None:
             form, before = "step", step.convolve.input[0]
-            h = op("QuantizeLinear", [before, f"{name}/scale_h", f"{name}/zero"], f"{at}/h")
+            h = op("QuantizeLinear", [before, f"{name}/scale_h", f"{name}/zero_xh"], f"{at}/h")
             x = op("Concat", [x, h], f"{at}/both", axis=1)
-        attributes = {entry.name: helper.get_attribute_value(entry) for entry in self._recurrent.attribute}
+        attributes = _attributes(self._recurrent)
         zero = f"{name}/zero"
         gates, candidate = (
             op(
                 "QLinearConv",
                 [
-                    *(x, f"{name}/scale_h", zero),
+                    *(x, f"{name}/scale_h", f"{name}/zero_xh"),
                     *(f"{name}/{part}/{form}/{entry}" for entry in ("int8", "scale", "zero")),
                     *(f"{name}/scale_{part}", zero, f"{name}/{part}/{form}/bias"),
                 ],
@@ -330,17 +352,18 @@ class _Writer:
             )
             for part in ("gates", "candidate")
         )
-        sigmoid = [f"{name}/sigmoid_scale", f"{name}/sigmoid_zero"]
-        op("QLinearSigmoid", [gates, f"{name}/scale_gates", zero, *sigmoid], f"{at}/sigmoids", CONTRIBUTED)
-        op("DequantizeLinear", [f"{at}/sigmoids", *sigmoid], f"{at}/values")
-        new = op(
-            "Tanh", [op("DequantizeLinear", [candidate, f"{name}/scale_candidate", zero], f"{at}/float")], f"{at}/new"
-        )
+        if step.gate.op_type == "Sigmoid":
+            sigmoid = [f"{name}/sigmoid_scale", f"{name}/sigmoid_zero"]
+            op("QLinearSigmoid", [gates, f"{name}/scale_gates", zero, *sigmoid], f"{at}/table", CONTRIBUTED)
+            values = op("DequantizeLinear", [f"{at}/table", *sigmoid], f"{at}/values")
+        else:
+            opened = op("DequantizeLinear", [gates, f"{name}/scale_gates", zero], f"{at}/opened")
+            values = op(step.gate.op_type, [opened], f"{at}/values", **_attributes(step.gate))
+        opened = op("DequantizeLinear", [candidate, f"{name}/scale_candidate", zero], f"{at}/float")
+        new = op(step.candidate.op_type, [opened], f"{at}/new", **_attributes(step.candidate))
         input_, forget, output = (f"{at}/{gate}" for gate in ("input", "forget", "output"))
         made.append(
-            helper.make_node(
-                "Split", [f"{at}/values", f"{name}/halves"], [input_, forget, output], f"{at}/split", axis=1
-            )
+            helper.make_node("Split", [values, f"{name}/thirds"], [input_, forget, output], f"{at}/split", axis=1)
         )
         if step.cell_before is None:
             op("Mul", [input_, new], step.cell_after)
@@ -350,7 +373,7 @@ class _Writer:
                 [op("Mul", [forget, step.cell_before], f"{at}/kept"), op("Mul", [input_, new], f"{at}/added")],
                 step.cell_after,
             )
-        shown = op("Tanh", [step.cell_after], f"{at}/shown")
+        shown = op(step.shown.op_type, [step.cell_after], f"{at}/shown", **_attributes(step.shown))
         made.append(helper.make_node("Mul", [output, shown], step.last.output, step.last.name))
         return self._piece(made)
 
@@ -359,23 +382,32 @@ def _rounded(array: Array) -> Array:
     return np.rint(array).astype(np.int32)
 
 
-def _best_bound(numbers: Array, function: Callable[[Array], Array]) -> float:
-    """The bound with which 8-bit numbers come nearest after `function`."""
+def _best_bound(numbers: Array, op_type: str) -> float:
+    """The bound with which 8-bit numbers come nearest after the function of that op type."""
+    function = _IN_NUMPY.get(op_type, np.asarray)
     largest = float(np.abs(numbers).max())
     exact = function(numbers)
 
     def error(bound: float) -> float:
         step = bound / 127
-        rounded = np.clip(np.rint(numbers / step), -_ZERO, 127) * step
+        rounded = np.clip(np.rint(numbers / step), -_MIDDLE, 127) * step
         return float(np.square(function(rounded) - exact).mean())
 
     return min((float(largest * clip) for clip in _CLIPS), key=error) if largest else 0.0
 
 
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+
+
+def _function(node: onnx.NodeProto) -> tuple[str, dict[str, Any]]:
+    return node.op_type, _attributes(node)
+
+
 def _window(node: onnx.NodeProto, constants: Mapping[str, Array]) -> tuple[object, ...]:
     """How a convolution moves over an image, with ONNX's defaults written out."""
     shape = constants[node.input[1]].shape[2:]
-    given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    given = _attributes(node)
     rank = len(shape)
     return (
         shape,

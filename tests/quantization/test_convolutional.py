@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ def conv_lstm(
     *,
     padding: str = "same",
     activation: str = "tanh",
+    recurrent_activation: str = "sigmoid",
     bias: bool = True,
     return_sequences: bool = True,
     initial: bool = False,
@@ -43,7 +43,7 @@ def conv_lstm(
         recurrent_kernel=(random.standard_normal((3, 3, FILTERS, 4 * FILTERS)) / 4).astype(np.float32),
         bias=random.standard_normal(4 * FILTERS).astype(np.float32) if bias else None,
         activation=Activation(name=activation),
-        recurrent_activation=Activation(name="sigmoid"),
+        recurrent_activation=Activation(name=recurrent_activation),
     )
     spec = RecurrentSpec(
         layer="cell",
@@ -110,6 +110,8 @@ CASES: dict[str, dict[str, Any]] = {
     "last": {"return_sequences": False},
     "no bias": {"bias": False},
     "initial states": {"initial": True},
+    "relu": {"activation": "relu"},
+    "hard sigmoid": {"recurrent_activation": "hard_sigmoid"},
 }
 
 
@@ -151,7 +153,7 @@ def test_its_weights_can_be_stored_small(name: str) -> None:
     assert len(serialize(changed)) < len(serialize(model))
 
 
-@pytest.mark.parametrize(("options", "reason"), [({"activation": "relu"}, None), ({"padding": "valid"}, "padding")])
+@pytest.mark.parametrize(("options", "reason"), [({"activation": "gelu"}, None), ({"padding": "valid"}, "padding")])
 def test_other_cells_are_left_or_declined(options: dict[str, Any], reason: str | None) -> None:
     model = conv_lstm(**options)
     layers, _ = find_layers(model)
@@ -175,9 +177,16 @@ def test_nothing_but_zeros_gives_no_range() -> None:
         in_8_bits(model, {"x": np.zeros((1, STEPS, SIZE, SIZE, CHANNELS), np.float32)})
 
 
-@pytest.mark.parametrize("function", [np.tanh, lambda z: z])
-def test_the_bound_has_the_least_error(function: Callable[[np.ndarray], np.ndarray]) -> None:
+@pytest.mark.parametrize(("op_type", "wide"), [("Tanh", False), ("Relu", True), ("Elu", True)])
+def test_the_bound_has_the_least_error(op_type: str, wide: bool) -> None:
     numbers = np.append(np.random.default_rng(0).standard_normal(10_000), 40.0).astype(np.float32)
-    bound = _best_bound(numbers, function)
-    # A single number far out costs tanh nothing, and without it everything.
-    assert bound < 10 if function is np.tanh else bound > 20
+    # A single number far out costs tanh nothing, and without it others everything.
+    assert (_best_bound(numbers, op_type) > 20) == wide
+
+
+def test_what_is_never_negative_has_all_numbers_for_itself() -> None:
+    model = conv_lstm(activation="relu")
+    feed = {name: np.abs(array) for name, array in feeds_for(model).items()}
+    changed = in_8_bits(model, feed)
+    zeros = {entry.name: onnx.numpy_helper.to_array(entry) for entry in changed.graph.initializer}
+    assert zeros["cell/Conv_5/zero_xh"] == 0
