@@ -51,11 +51,11 @@ class ParityFailed(NegativeResult):
 
 
 class BudgetNotMet(NegativeResult):
-    """No candidate keeps the accuracy budget. `best_error` is the nearest one's error, in the budget's unit."""
+    """No quantized form keeps the budget. `nearest` is a dataclass with the forms and figures of what comes nearest."""
 
-    def __init__(self, message: str, best_error: float | None = None):
+    def __init__(self, message: str, nearest: object = None):
         super().__init__(message)
-        self.best_error = best_error
+        self.nearest = nearest
 
 
 class RegressionFound(NegativeResult):

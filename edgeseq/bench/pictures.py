@@ -85,7 +85,7 @@ def latency_bars(results: Sequence[BenchmarkResult], rivals: Sequence[str], them
     axes.set_ylim(len(measured) - 0.55, -0.75)
     axes.set_yticks([])
     _time_axis(axes, "median time of a call, line to the 90th percentile", logarithmic=logarithmic)
-    return _rendered(figure, kind)
+    return rendered(figure, kind)
 
 
 def latency_distribution(results: Sequence[BenchmarkResult], rivals: Sequence[str], theme: Theme, kind: str) -> bytes:
@@ -113,7 +113,7 @@ def latency_distribution(results: Sequence[BenchmarkResult], rivals: Sequence[st
     axes.set_title("share of calls done within this time", loc="left", fontsize=9, color=theme.faint)
     _time_axis(axes, "time of a call", logarithmic=logarithmic)
     figure.legend(loc="outside lower left", frameon=False, labelcolor=theme.text, fontsize=9, handlelength=1.4, ncols=1)
-    return _rendered(figure, kind)
+    return rendered(figure, kind)
 
 
 def _measured(results: Sequence[BenchmarkResult]) -> list[BenchmarkResult]:
@@ -136,16 +136,23 @@ def _colours(results: Sequence[BenchmarkResult], rivals: Sequence[str], theme: T
 
 
 def _figure(theme: Theme, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH_INCHES, height), facecolor=theme.background, layout="constrained")
-    axes = figure.add_subplot(facecolor=theme.background)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(theme.faint)
-    axes.grid(axis="x", color=theme.faint, alpha=0.25, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=theme.faint, labelsize=9, length=0)
-    axes.xaxis.label.set_color(theme.faint)
+    figure, [axes] = new_figure(theme, height)
     return figure, axes
+
+
+def new_figure(theme: Theme, height: float, *, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with plots side by side, `height` in inches, in the colours of the theme."""
+    figure = Figure(figsize=(_WIDTH_INCHES * columns, height), facecolor=theme.background, layout="constrained")
+    plots = [figure.add_subplot(1, columns, column + 1, facecolor=theme.background) for column in range(columns)]
+    for axes in plots:
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.spines["bottom"].set_color(theme.faint)
+        axes.grid(axis="x", color=theme.faint, alpha=0.25, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(which="both", colors=theme.faint, labelsize=9, length=0)
+        axes.xaxis.label.set_color(theme.faint)
+    return figure, plots
 
 
 def _time_axis(axes: Axes, label: str, *, logarithmic: bool) -> None:
@@ -163,7 +170,8 @@ def _time_axis(axes: Axes, label: str, *, logarithmic: bool) -> None:
     axes.set_xlabel(label + (" (logarithmic scale)" if logarithmic else ""), fontsize=9)
 
 
-def _rendered(figure: Figure, kind: str) -> bytes:
+def rendered(figure: Figure, kind: str) -> bytes:
+    """The picture in a format of matplotlib's; the same picture gives the same bytes."""
     buffer = io.BytesIO()
     # No date and a fixed salt: the same results give the same bytes.
     with mpl.rc_context({"svg.hashsalt": "edgeseq"}):

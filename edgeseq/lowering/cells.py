@@ -158,9 +158,11 @@ def _gru(
     hidden_kernel = select_gates(direction.recurrent_kernel, "gru", ("hidden",))
     if spec.reset_after:
         recurrent = _recurrent_product(b, spec, h, direction.recurrent_kernel)
-        h_gates, h_hidden = b.multi("Split", recurrent, split, outputs=2, axis=1)
         if direction.recurrent_bias is not None:
-            h_hidden = b.op("Add", h_hidden, b.constant(direction.recurrent_bias[2 * units :]))
+            # Right behind the product, where a quantized one takes it in. The gates' part went into the input products.
+            bias = np.concatenate([np.zeros(2 * units, b.dtype), direction.recurrent_bias[2 * units :]])
+            recurrent = b.op("Add", recurrent, b.constant(bias))
+        h_gates, h_hidden = b.multi("Split", recurrent, split, outputs=2, axis=1)
     else:
         h_gates = _recurrent_product(b, spec, h, gates_kernel)
     gates, halves = _clip(b, spec, b.op("Add", x_gates, h_gates)), b.integers(units, units)

@@ -41,8 +41,11 @@ def _run(b: Builder, work: stepwise.Pass) -> stepwise.Ran:
         mask = _input("mask", ir.DataType.BOOL)
         scanned.append(mask)
     after, output = stepwise.masked_step(body, work, products, mask, list(carried))
-    # A graph must not list one value twice, nor put an input out.
-    results = [body.op("Identity", value) for value in [*after, *([output] if work.wants_sequence else [])]]
+    # A graph must not list one value twice, nor put an input out. An Identity copies, so only those get one.
+    results: list[ir.Value] = []
+    for value in [*after, *([output] if work.wants_sequence else [])]:
+        plain = value.producer() is not None and all(value is not other for other in results)
+        results.append(value if plain else body.op("Identity", value))
     ranks = [*spec.state_ranks, *[spec.output_rank] * (len(results) - count)]
     for value, rank in zip(results, ranks, strict=True):
         # A body states the types of its outputs, and their ranks where onnxruntime cannot infer them.

@@ -83,7 +83,7 @@ def accuracy_limits(
     return max_error, max_drop
 
 
-def check_accuracy(max_error: object, max_drop: object) -> None:
+def check_accuracy(max_error: float | None, max_drop: float | None) -> None:
     """Raise WrongUsage unless both, where they are given, mean something."""
     # An error of 1 is that of answering nothing but zeros.
     if max_error is not None and not (_is_number(max_error) and 0 < max_error <= 1):
@@ -101,7 +101,7 @@ def latency_limit(max_latency_ms: float | None) -> float | None:
     return float(max_latency_ms)
 
 
-def size_limit(given: int | str | None, source_bytes: int) -> int | None:
+def size_limit(given: float | str | None, source_bytes: int) -> int | None:
     """A number of bytes from one, or from a text such as ``500kB``, ``2.5MB`` or ``30%`` (of `source_bytes`).
 
     Units are decimal, as file managers show them. Raises WrongUsage for anything else, and for what is not above 0.
@@ -109,14 +109,14 @@ def size_limit(given: int | str | None, source_bytes: int) -> int | None:
     if given is None:
         return None
     number, unit = given, ""
-    if isinstance(given, str):
-        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(%|B|kB|KB|MB|GB|)", given.strip())
+    if isinstance(number, str):
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(%|B|kB|KB|MB|GB|)", number.strip())
         if found is None:
             raise WrongUsage(f"max_size must be such as 500kB, 2.5MB or 30% (of the fp32 file), got {given!r}")
         number, unit = float(found[1]), found[2].replace("K", "k")
     if not (_is_number(number) and 0 < number < math.inf):
         raise WrongUsage(f"max_size must be above 0, got {given!r}")
-    wanted: float = number * source_bytes / 100 if unit == "%" else number * _UNITS[unit]
+    wanted = number * source_bytes / 100 if unit == "%" else number * _UNITS[unit]
     # A part of a byte is no limit of its own.
     if wanted < 1:
         raise WrongUsage(f"max_size must be at least one byte, got {given!r}")

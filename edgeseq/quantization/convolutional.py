@@ -234,15 +234,17 @@ def ranges(cell: ConvolutionalCell, seen: Mapping[str, Array]) -> dict[str, floa
     return found | {"signed": float(inputs.min() < 0 or states.min() < 0)}
 
 
-def in_8_bits(cell: ConvolutionalCell, constants: Mapping[str, Array], bounds: Mapping[str, float]) -> dict[str, Piece]:
-    """The pieces, by node name, that compute the cell with these bounds.
+def in_8_bits(
+    cell: ConvolutionalCell, constants: Mapping[str, Array], bounds: Mapping[str, float], bits: int = 8
+) -> dict[str, Piece]:
+    """The pieces, by node name, that compute the cell with these bounds and weights of 8 or 7 `bits`.
 
     Raises Declined where the input convolution moves its window otherwise than the recurrent one.
     """
     recurrent = next(step.convolve for step in cell.steps if step.convolve is not None)
     if _window(cell.project, constants) != _window(recurrent, constants):
         raise Declined("its input convolution has other padding, strides or dilation than the recurrent one")
-    writer = _Writer(cell, constants, bounds)
+    writer = _Writer(cell, constants, bounds, bits)
     pieces = {node.name: Piece(nodes=()) for node in cell.nodes}
     pieces[cell.reshape.name] = writer.images()
     for step in cell.steps:
@@ -253,7 +255,7 @@ def in_8_bits(cell: ConvolutionalCell, constants: Mapping[str, Array], bounds: M
 class _Writer:
     """Writes the nodes of a cell in 8 bits. Input and hidden state share a scale, so that they can be put together."""
 
-    def __init__(self, cell: ConvolutionalCell, constants: Mapping[str, Array], bounds: Mapping[str, float]):
+    def __init__(self, cell: ConvolutionalCell, constants: Mapping[str, Array], bounds: Mapping[str, float], bits: int):
         self._cell, self._name = cell, str(cell.project.name)
         self._images, self._steps = f"{self._name}/images", f"{self._name}/steps"
         self._recurrent = next(step.convolve for step in cell.steps if step.convolve is not None)
@@ -279,7 +281,7 @@ class _Writer:
         for part, rows in (("gates", (0, 1, 3)), ("candidate", (2,))):
             for form, weights in (("first", inputs), ("step", np.concatenate([inputs, recurrent], axis=1))):
                 chosen, its_bias = (self._rows(array, rows) for array in (weights, bias))
-                numbers, weight_scale = to_int8(chosen, tuple(range(1, chosen.ndim)))
+                numbers, weight_scale = to_int8(chosen, tuple(range(1, chosen.ndim)), bits)
                 weight_scale = weight_scale.reshape(-1)
                 self._constants |= {
                     f"{self._name}/{part}/{form}/int8": numbers,

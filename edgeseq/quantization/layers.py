@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from edgeseq.errors import InvalidFile, Refused, WrongUsage
 from edgeseq.files import StrPath, check_input
 from edgeseq.quantization.convolutional import ConvolutionalCell, find_cells
+from edgeseq.quantization.hoisting import hoist_constants
 from edgeseq.quantization.rewriting import subgraphs
 from edgeseq.runtime import wire
 
@@ -95,6 +96,7 @@ def load_model(path: StrPath) -> onnx.ModelProto:
         raise InvalidFile(source, f"it is not a valid ONNX file ({_first_line(error)})") from error
     _constants_to_initializers(model.graph)
     _name_nodes(model.graph)
+    hoist_constants(model.graph)
     return model
 
 

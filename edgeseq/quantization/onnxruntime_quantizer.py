@@ -21,7 +21,6 @@ _MADE_FROM = {
     "LSTM": "DynamicQuantizeLSTM",
     "MatMul": "MatMulInteger",
     "Gemm": "MatMulInteger",
-    "Conv": "ConvInteger",
     "Gather": "DequantizeLinear",
 }
 # Tells the quantizer that the model needs no pre-processing, which is true of a single node; else it logs a warning
@@ -29,8 +28,9 @@ _MADE_FROM = {
 _NO_WARNING = {"onnx.quant.pre_process": "onnxruntime.quant"}
 
 
-def quantize_node(layer: Layer, node: onnx.NodeProto, *, per_channel: bool) -> Piece:
-    """The piece that `onnxruntime.quantization.quantize_dynamic` makes of one node of `layer`.
+def quantize_node(layer: Layer, node: onnx.NodeProto, *, per_channel: bool, bits: int = 8) -> Piece:
+    """The piece that `onnxruntime.quantization.quantize_dynamic` makes of one node of `layer`, with weights of 8
+    or 7 `bits`.
 
     Raises Declined when the quantizer leaves the op as it is, or would change its meaning.
     """
@@ -42,7 +42,11 @@ def quantize_node(layer: Layer, node: onnx.NodeProto, *, per_channel: bool) -> P
     with tempfile.TemporaryDirectory(prefix="edgeseq-") as folder:
         target = Path(folder) / "quantized.onnx"
         quantize_dynamic(
-            _without_warning(model_of(layer, node)), target, per_channel=per_channel, weight_type=QuantType.QInt8
+            _without_warning(model_of(layer, node)),
+            target,
+            per_channel=per_channel,
+            reduce_range=bits < 8,
+            weight_type=QuantType.QInt8,
         )
         made = onnx.load(target)
     expected = _MADE_FROM[node.op_type]

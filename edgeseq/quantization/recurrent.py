@@ -6,6 +6,8 @@ quantized step by step. The products of all inputs are taken at once before the 
 
 from __future__ import annotations
 
+import hashlib
+
 import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
@@ -13,6 +15,7 @@ from onnx import numpy_helper
 from edgeseq.errors import UnsupportedLayer
 from edgeseq.lowering.reading import read_node
 from edgeseq.lowering.rewriting import rewrite_node
+from edgeseq.quantization.hoisting import rename_reads
 from edgeseq.quantization.layers import Layer
 from edgeseq.quantization.nodes import model_of
 from edgeseq.quantization.products import CONTRIBUTED, Form, replace_products
@@ -33,6 +36,8 @@ def written_out(layer: Layer, node: onnx.NodeProto, *, inputs: Form, states: For
     except UnsupportedLayer as error:
         raise Declined(f"it cannot be written out step by step: {error}") from error
     made = ir.serde.serialize_model(model)
+    if len(layer.nodes) > 1:
+        _name_by_content(made.graph, layer.name)
     constants = {entry.name: numpy_helper.to_array(entry) for entry in made.graph.initializer}
     initializers = replace_products(made.graph, constants, outside=inputs, inside=states)
     read = set(values_read(made.graph.node))
@@ -41,6 +46,18 @@ def written_out(layer: Layer, node: onnx.NodeProto, *, inputs: Form, states: For
         initializers=tuple(entry for entry in [*made.graph.initializer, *initializers] if entry.name in read),
         domains={CONTRIBUTED: 1},
     )
+
+
+def _name_by_content(graph: onnx.GraphProto, prefix: str) -> None:
+    """Name constants after what they hold, so that those of a layer called more than once are stored once."""
+    names = {}
+    for constant in graph.initializer:
+        array = numpy_helper.to_array(constant)
+        content = f"{array.dtype}{array.shape}".encode() + array.tobytes()
+        names[constant.name] = f"{prefix}/constant/{hashlib.sha256(content).hexdigest()[:16]}"
+    rename_reads(graph, names)
+    for constant in graph.initializer:
+        constant.name = names[constant.name]
 
 
 def check_bounded(layer: Layer, node: onnx.NodeProto) -> None:

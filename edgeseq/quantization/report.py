@@ -72,8 +72,8 @@ class QuantizationReport:
     """Size of the written file."""
     source_size_bytes: int
     """Size of the fp32 file."""
-    error: float
-    """Relative RMS error against fp32, of the worst output, on the rows that chose."""
+    error: float | None
+    """Relative RMS error against fp32, of the worst output, on the rows that chose; None for a plan without samples."""
     held_out_error: float | None
     """The same on the held-out rows; None when there were too few rows to hold any out."""
     max_error: float | None
@@ -90,10 +90,26 @@ class QuantizationReport:
     """The metric of the written file on the held-out rows."""
     max_drop: float | None
     """The budget for how much the metric may get worse."""
+    goal: str
+    """What gain counted: ``balanced``, ``latency`` or ``size``."""
+    max_size_bytes: int | None
+    """The limit of the file's size."""
+    max_latency_ms: float | None
+    """The limit of one call's time, in milliseconds."""
     speed: SpeedRatio | None
-    """Speed of the written file against fp32 at one row; None when it is the fp32 file."""
+    """Speed of the written file against fp32, each with the threads that suit it; None when it is the fp32 file, or a
+    plan was used without measuring."""
+    latency_ms: float | None
+    """Time of one call of the written file, in milliseconds; None when it was not measured."""
+    source_latency_ms: float | None
+    """Time of one call of the fp32 file, in milliseconds; None when it was not measured."""
+    batch: int
+    """Rows of a call that was timed."""
     threads: int
-    """Threads the times were measured with; 0 means all cores."""
+    """Threads that suit a call of the written file, recorded in its manifest; 0 means all cores."""
+    source_threads: int | None
+    """Threads that suit a call of the fp32 file, and that candidates were measured with; None when nothing was
+    measured."""
     rows: int
     """Rows of the samples that were used."""
     held_out_rows: int
@@ -104,5 +120,13 @@ class QuantizationReport:
     """The tolerance in the written file's manifest; None when the file has no manifest."""
     layers: tuple[LayerReport, ...]
     """Every layer, in graph order."""
+    plan: str | None
+    """The plan that was used; None when this was a search."""
+    saved_plan: str | None
+    """The file that the plan was written to."""
+    pages: tuple[str, ...]
+    """Pages and pictures of the search that were written."""
+    seconds: float
+    """How long all of it took."""
     notes: tuple[str, ...]
     """What else the user should know."""

@@ -50,8 +50,11 @@ def splice(model: onnx.ModelProto, pieces: Mapping[str, Piece]) -> onnx.ModelPro
     nodes = _without_repetition([*decoders, *replaced])
     made = {name for node in nodes for name in node.output}
     constants = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name not in made}
-    for piece in pieces.values():
-        constants.update({tensor.name: tensor for tensor in piece.initializers})
+    added: dict[str, onnx.TensorProto] = {}
+    for tensor in (entry for piece in pieces.values() for entry in piece.initializers):
+        if added.setdefault(tensor.name, tensor) != tensor:
+            raise Declined(f"another layer's form makes the constant '{tensor.name}' in another way")
+    constants |= added
     read = {*values_read(nodes), *(output.name for output in model.graph.output)}
     result.graph.node.extend(nodes)
     result.graph.initializer.extend(tensor for name, tensor in constants.items() if name in read)

@@ -32,7 +32,13 @@ def run_all(
 
     Raises InvalidFile when the model does not load, InputMismatch when it does not run on a feed.
     """
-    session = open_session(model, threads=threads)
+    return run_session(open_session(model, threads=threads), feeds, states)
+
+
+def run_session(
+    session: Any, feeds: Sequence[Mapping[str, npt.NDArray[Any]]], states: Sequence[StateSpec] = ()
+) -> Answers:
+    """As `run_all`, in a session that is open."""
     names = [output.name for output in session.get_outputs()]
     return [run(session, names, with_states(feed, states)) for feed in feeds]
 

@@ -1,4 +1,4 @@
-"""The report from what was measured and searched."""
+"""The report from what was measured and searched, or from a plan that was used again."""
 
 from __future__ import annotations
 
@@ -8,52 +8,124 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeseq.bench.stats import Ratio
+from edgeseq.bench.units import significant
+from edgeseq.files import StrPath
 from edgeseq.quantization.candidates import CANDIDATES, rows_independent
 from edgeseq.quantization.layers import Layer
-from edgeseq.quantization.measure import SampledTrial
+from edgeseq.quantization.metrics import Metric
+from edgeseq.quantization.plan import Plan
+from edgeseq.quantization.replay import Replayed
 from edgeseq.quantization.report import CandidateReport, LayerReport, QuantizationReport, SpeedRatio
-from edgeseq.quantization.search import Budget, Outcome, Tried
+from edgeseq.quantization.samples import SplitSamples
+from edgeseq.quantization.search import Outcome, Tried
+from edgeseq.quantization.searching import Searched
+from edgeseq.quantization.source import Source
 from edgeseq.quantization.write import Result
 
 
-def make_report(
-    source: Path,
-    target: Path,
-    trial: SampledTrial,
-    budget: Budget,
-    outcome: Outcome,
-    ruled_out: Sequence[Tried],
-    result: Result,
-    notes: Sequence[str],
-) -> QuantizationReport:
-    """Everything the user may want to know, as data."""
-    quality, held_out = trial.quality(outcome.choices), trial.held_out_quality(outcome.choices)
-    held_out_rows = trial.samples.held_out.rows if trial.samples.held_out else ()
+def searched_report(source: Source, target: Path, found: Searched, result: Result) -> QuantizationReport:
+    """Everything the user may want to know of a search, as data. What is written beside it is filled in later."""
+    outcome, trial, plan = found.outcome, found.trial, found.plan
+    quality, held_out = found.quality, found.held_out
+    rows, held_out_rows = _rows(trial.samples)
     return QuantizationReport(
         path=os.fspath(target),
-        source_path=os.fspath(source),
+        source_path=os.fspath(source.path),
         quantized=bool(outcome.choices),
         size_bytes=len(result.content),
-        # Weights in files of their own count as well.
-        source_size_bytes=max(source.stat().st_size, trial.model.ByteSize()),
+        source_size_bytes=source.size_bytes,
         error=quality.error,
         held_out_error=held_out.error if held_out else None,
-        max_error=budget.max_error,
-        metric=trial.metric.name if trial.metric else None,
+        max_error=plan.budget.max_error,
+        metric=plan.budget.metric,
         metric_before=quality.metric_before,
         metric_after=quality.metric_after,
         held_out_metric_before=held_out.metric_before if held_out else None,
         held_out_metric_after=held_out.metric_after if held_out else None,
-        max_drop=budget.max_drop,
-        speed=_speed(outcome.time),
-        threads=trial.threads,
-        rows=len(trial.samples.chosen_on.rows) + len(held_out_rows),
-        held_out_rows=len(held_out_rows),
+        max_drop=plan.budget.max_drop,
+        goal=plan.budget.goal,
+        max_size_bytes=plan.budget.max_size_bytes,
+        max_latency_ms=plan.budget.max_latency_ms,
+        speed=_speed(outcome.tuned.time if outcome.tuned else None),
+        latency_ms=plan.result.latency_ms,
+        source_latency_ms=plan.result.source_latency_ms,
+        batch=plan.batch,
+        threads=plan.threads,
+        source_threads=trial.threads,
+        rows=rows,
+        held_out_rows=held_out_rows,
         rows_independent=rows_independent(outcome.choices),
-        tolerance=result.tolerance,
-        layers=tuple(_layer(layer, outcome, [*ruled_out, *outcome.tried]) for layer in trial.layers),
-        notes=(*notes, *_notes(trial, outcome, result)),
+        tolerance=_tolerance(source, plan),
+        layers=tuple(_layer(layer, outcome, [*found.ruled_out, *outcome.tried]) for layer in source.layers),
+        plan=None,
+        saved_plan=None,
+        pages=(),
+        seconds=0.0,
+        notes=(*source.notes, *_why_fp32(source, outcome), *_notes(source, plan, trial.samples, result), *found.notes),
     )
+
+
+def replayed_report(
+    source: Source,
+    target: Path,
+    plan: Plan,
+    made: Replayed,
+    samples: SplitSamples | None,
+    plan_path: StrPath,
+    metric: Metric | None,
+) -> QuantizationReport:
+    """What a plan made, as data. What is written beside it is filled in later."""
+    quality, held_out = made.quality, made.held_out
+    rows, held_out_rows = _rows(samples)
+    return QuantizationReport(
+        path=os.fspath(target),
+        source_path=os.fspath(source.path),
+        quantized=bool(plan.forms),
+        size_bytes=len(made.result.content),
+        source_size_bytes=source.size_bytes,
+        error=quality.error if quality else None,
+        held_out_error=held_out.error if held_out else None,
+        max_error=plan.budget.max_error,
+        metric=metric.name if metric else None,
+        metric_before=quality.metric_before if quality else None,
+        metric_after=quality.metric_after if quality else None,
+        held_out_metric_before=held_out.metric_before if held_out else None,
+        held_out_metric_after=held_out.metric_after if held_out else None,
+        max_drop=plan.budget.max_drop,
+        goal=plan.budget.goal,
+        max_size_bytes=plan.budget.max_size_bytes,
+        max_latency_ms=plan.budget.max_latency_ms,
+        speed=None,
+        latency_ms=None,
+        source_latency_ms=None,
+        batch=plan.batch,
+        threads=plan.threads,
+        source_threads=None,
+        rows=rows,
+        held_out_rows=held_out_rows,
+        rows_independent=rows_independent(plan.choices),
+        tolerance=_tolerance(source, plan),
+        layers=tuple(_planned_layer(layer, plan) for layer in source.layers),
+        plan=os.fspath(plan_path),
+        saved_plan=None,
+        pages=(),
+        seconds=0.0,
+        notes=(*source.notes, *made.notes, _planned(plan), *_notes(source, plan, samples, made.result)),
+    )
+
+
+def _rows(samples: SplitSamples | None) -> tuple[int, int]:
+    """How many rows were used, and how many of them were held out."""
+    if samples is None:
+        return 0, 0
+    held_out = len(samples.held_out.rows) if samples.held_out else 0
+    return len(samples.chosen_on.rows) + held_out, held_out
+
+
+def _tolerance(source: Source, plan: Plan) -> float | None:
+    if source.manifest is None:
+        return None
+    return source.manifest.tolerance if plan.tolerance is None else plan.tolerance
 
 
 def _layer(layer: Layer, outcome: Outcome, tried: Sequence[Tried]) -> LayerReport:
@@ -64,6 +136,17 @@ def _layer(layer: Layer, outcome: Outcome, tried: Sequence[Tried]) -> LayerRepor
         weight_bytes=layer.weight_bytes,
         chosen=outcome.choices.get(layer.name, "fp32"),
         candidates=tuple(_candidate(entry, outcome) for entry in tried if entry.layer == layer.name),
+    )
+
+
+def _planned_layer(layer: Layer, plan: Plan) -> LayerReport:
+    return LayerReport(
+        name=layer.name,
+        op_type=layer.op_type,
+        nodes=len(layer.nodes),
+        weight_bytes=layer.weight_bytes,
+        chosen=plan.choices.get(layer.name, "fp32"),
+        candidates=(),
     )
 
 
@@ -101,30 +184,44 @@ def _speed(time: Ratio | None) -> SpeedRatio | None:
     return SpeedRatio(value=1 / time.value, low=low, high=high)
 
 
-def _notes(trial: SampledTrial, outcome: Outcome, result: Result) -> list[str]:
+def _why_fp32(source: Source, outcome: Outcome) -> list[str]:
+    """Why nothing was quantized; empty when something was, or for the goal that was needed to keep a limit."""
+    if outcome.choices:
+        return []
+    if not source.layers:
+        why = "it has no layer with constant float32 weights"
+    elif outcome.reverted:
+        why = "no combination keeps the budget without being slower"
+    elif outcome.tried:
+        why = "no form of any layer keeps the budget and makes the file smaller or faster"
+    else:
+        why = "its layers are too small to gain anything"
+    return [f"Nothing was quantized, and the fp32 file was written as it is: {why}."]
+
+
+def _planned(plan: Plan) -> str:
+    """What the plan says of where it was made."""
+    result = plan.result
+    return (
+        f"Where the plan was made: error {result.error:.2%}, {significant(result.latency_ms)} ms a call of "
+        f"{plan.batch} row(s), fp32 {significant(result.source_latency_ms)} ms."
+    )
+
+
+def _notes(source: Source, plan: Plan, samples: SplitSamples | None, result: Result) -> list[str]:
     notes = []
-    if not outcome.choices:
-        if not trial.layers:
-            why = "it has no layer with constant float32 weights"
-        elif outcome.reverted:
-            why = "no combination keeps the budget without being slower"
-        elif outcome.tried:
-            why = "no form of any layer keeps the budget and makes the file smaller or faster"
-        else:
-            why = "its layers are too small to gain anything"
-        notes.append(f"Nothing was quantized, and the fp32 file was written as it is: {why}.")
-    if not rows_independent(outcome.choices):
+    if not rows_independent(plan.choices):
         notes.append(
             "A row's answer depends a little on the rows beside it and on later steps: some activations have one scale "
             "for a whole call. Errors were measured with batches of the samples; a row far larger than its neighbours "
-            "costs them accuracy. Rule such forms out with allow_row_leak=False."
+            "costs them accuracy. Rule such forms out with allow_row_leak=False (--forbid-row-leak)."
         )
-    if trial.samples.held_out is None:
+    if samples is not None and samples.held_out is None:
         notes.append("No rows were held out, because there are too few. Give at least 8, better some hundred.")
-    if trial.samples.unused_rows:
-        notes.append(
-            f"The last {trial.samples.unused_rows} row(s) were not used: they fill no batch of the file's size."
-        )
+    if samples is not None and samples.unused_rows:
+        notes.append(f"The last {samples.unused_rows} row(s) were not used: they fill no batch of the file's size.")
+    if plan.forms and source.manifest is None:
+        notes.append(f"The file has no manifest to record it in: run it with {plan.threads} thread(s).")
     if result.golden is None:
         notes.append("The fp32 file has no golden samples beside it, so the written file has none either.")
     return notes

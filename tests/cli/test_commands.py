@@ -98,12 +98,41 @@ def test_quantize_takes_shares_in_both_forms(edgeseq_command: Any, made: Any, tm
 def test_quantize_with_labels(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
     labels = tmp_path / "labels.npy"
     np.save(labels, np.zeros(16, np.int64))
-    options = ("--labels", labels, "--metric", "accuracy", "--max-drop", "50%", "--rows-independent")
+    options = ("--labels", labels, "--metric", "accuracy", "--max-drop", "50%", "--forbid-row-leak")
     ran = edgeseq_command(
         "quantize", made.onnx, "--samples", made.samples, "-o", tmp_path / "q.onnx", *options, "--json"
     )
     document = ran.document("quantize")
     assert (document["metric"], document["max_drop"], document["rows_independent"]) == ("accuracy", 0.5, True)
+
+
+def test_quantize_with_a_plan_and_pages(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    plan, page, picture = tmp_path / "plan.json", tmp_path / "q.html", tmp_path / "q.png"
+    ran = edgeseq_command(
+        *("quantize", made.onnx, "--samples", made.samples, "-o", tmp_path / "a.onnx", "--threads", 1, "--batch", 4),
+        *("--goal", "size", "--max-size", "100%", "--save-plan", plan, "--report", page, "--report", picture, "--json"),
+    )
+    document = ran.document("quantize")
+    assert (document["goal"], document["threads"], document["batch"]) == ("size", 1, 4)
+    assert document["saved_plan"] == str(plan)
+    assert document["pages"] == [str(page), str(picture)]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    again = edgeseq_command("quantize", made.onnx, "--plan", plan, "-o", tmp_path / "b.onnx")
+    assert (again.code, again.err) == (0, "")
+    assert "made from the plan in " in again.out
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_quantize_with_a_budget_that_cannot_be_met(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
+    common = ("quantize", made.onnx, "--samples", made.samples, "-o", tmp_path / "q.onnx", "--threads", 1)
+    ran = edgeseq_command(*common, "--max-size", "1kB")
+    assert (ran.code, ran.out) == (1, "")
+    assert "error: no quantized form of model.onnx keeps the budget, and nothing was written. The nearest is" in ran.err
+    ran = edgeseq_command(*common, "--max-latency-ms", "0.000001", "--json")
+    error = ran.document("error")["error"]
+    assert (ran.code, error["type"], error["exit_code"]) == (1, "BudgetNotMet", 1)
+    assert error["details"]["nearest"]["latency_ms"] > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bench_saves_compares_and_reports(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:

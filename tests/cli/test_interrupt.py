@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 # A signal from within, at the moment when the file is written but not yet in its place.
@@ -71,3 +72,51 @@ def test_interrupted_training_says_how_to_go_on(edgeseq_process: Any, tmp_path: 
     assert "Traceback" not in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.checkpoint"]
     assert [path.name for path in checkpoint.parent.iterdir()] == ["state.npz"]
+
+
+# When one candidate has been measured.
+DURING_THE_SEARCH = """
+import os, time
+import edgeseq.quantization.journal as journal
+tell = journal.Journal.tell
+def stop(self, tried):
+    tell(self, tried)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+journal.Journal.tell = stop
+"""
+
+
+def test_interrupted_search_says_how_to_go_on(
+    edgeseq_process: Any, edgeseq_command: Any, save_searchable: Path, tmp_path: Path
+) -> None:
+    arguments = ["quantize", save_searchable, "-o", tmp_path / "q.onnx", "--threads", 1]
+    arguments += ["--samples", save_searchable.with_suffix(".npy")]
+    process = edgeseq_process(arguments, before=DURING_THE_SEARCH)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, "")
+    assert "1 measurement(s) are kept in " in err
+    assert "run the same command again" in err
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("q")] == ["q.onnx.search.json"]
+    again = edgeseq_command(*arguments, "--json")
+    assert again.code == 0
+    assert "1 measurement(s) were taken from an interrupted search." in again.out
+    assert not (tmp_path / "q.onnx.search.json").exists()
+
+
+@pytest.fixture
+def save_searchable(tmp_path: Path) -> Path:
+    """One MatMul that is large enough to have forms, with samples beside it."""
+    onnx = pytest.importorskip("onnx")
+    random = np.random.default_rng(0)
+    kernel = onnx.numpy_helper.from_array(random.standard_normal((32, 32)).astype(np.float32), "B")
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, ["batch", 32]) for name in "xy")
+    node = onnx.helper.make_node("MatMul", ["x", "B"], ["y"])
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", [x], [y], [kernel]),
+        opset_imports=[onnx.helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    np.save(tmp_path / "m.npy", random.standard_normal((16, 32)).astype(np.float32))
+    return tmp_path / "m.onnx"

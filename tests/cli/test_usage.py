@@ -46,6 +46,8 @@ def test_help_of_a_recipe_shows_its_own_options(edgeseq_command: Any) -> None:
         (("inspect",), "MODEL.onnx"),
         (("bench", "m.onnx", "--batch", "many"), "--batch"),
         (("quantize", "m.onnx", "-o", "q.onnx", "--samples", "x.npz", "--max-error", "lots"), "'lots' is neither 2%"),
+        (("quantize", "m.onnx", "-o", "q.onnx"), "samples= are needed to measure on (--samples)"),
+        (("quantize", "m.onnx", "-o", "q.onnx", "--samples", "x.npz", "--goal", "speed"), "goal must be balanced"),
         (("train",), "edgeseq train --list"),
         (("train", "imbd", "-o", "m.keras"), "imbd"),
         (("train", "imdb", "-o", "m.keras", "--cell", "transformer"), "--cell"),

@@ -186,6 +186,8 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 @pytest.fixture
 def same_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every form takes as long as fp32: what is chosen then depends on sizes and errors alone."""
+    """Every form takes as long as fp32, on one thread: what is chosen then depends on sizes and errors alone."""
     ratio = Ratio(value=1.0, interval=Interval(low=0.99, high=1.01))
     monkeypatch.setattr(SampledTrial, "time_ratio", lambda *_: ratio)
+    monkeypatch.setattr(SampledTrial, "source_latency_ms", lambda _: 2.0)
+    monkeypatch.setattr("edgeseq.quantization.searching.thread_counts", lambda: (1,))

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseq.bench.stats import Interval, Ratio
+from edgeseq.quantization.budget import Budget, Quality
 from edgeseq.quantization.rewriting import Declined
-from edgeseq.quantization.search import Budget, Outcome, Quality, search
+from edgeseq.quantization.search import Outcome, Tried, Tuned, search
 
 SOURCE_BYTES = 1000
 
@@ -35,6 +36,7 @@ class CalculatedTrial:
     forms: Mapping[tuple[str, str], Form]
     asked: list[dict[str, str]] = field(default_factory=list)
     times: list[Ratio] = field(default_factory=list)
+    timed: list[dict[str, str]] = field(default_factory=list)
 
     def _chosen(self, choices: Mapping[str, str]) -> list[Form]:
         forms = [self.forms[item] for item in choices.items()]
@@ -57,7 +59,15 @@ class CalculatedTrial:
     def time_ratio(self, choices: Mapping[str, str]) -> Ratio:
         if self.times:
             return self.times.pop(0)
+        self.timed.append(dict(choices))
         return exactly(math.prod(form.time for form in self._chosen(choices)))
+
+    def tuned(self, choices: Mapping[str, str], time: Ratio) -> Tuned:
+        self._chosen(choices)
+        return Tuned(threads=3, time=time)
+
+    def source_latency_ms(self) -> float:
+        return 10.0
 
 
 def exactly(value: float) -> Ratio:
@@ -91,7 +101,7 @@ def test_the_largest_gain_in_size_and_time_is_chosen() -> None:
         }
     )
     assert outcome.choices == {"a": "small and fast", "b": "fast"}
-    assert outcome.time == exactly(0.5 * 0.8)
+    assert outcome.tuned == Tuned(threads=3, time=exactly(0.5 * 0.8))
 
 
 def test_of_gains_that_are_alike_the_smaller_error_is_chosen() -> None:
@@ -123,7 +133,7 @@ def test_of_equal_candidates_the_first_is_chosen() -> None:
 def test_a_candidate_is_declined_with_its_reason(form: Form, reason: str) -> None:
     outcome = run({("a", "it"): form})
     assert outcome.choices == {}
-    assert outcome.time is None
+    assert outcome.tuned is None
     assert reason_of(outcome, "a", "it") == reason
 
 
@@ -215,6 +225,106 @@ def test_a_metric_budget_needs_a_finite_metric() -> None:
     assert budget.broken_by(Quality(error=0.5, drop=-1.0)) == ""
     assert budget.broken_by(Quality(error=0.5, drop=0.02)) == "the metric drops by 0.02, over the budget of 0.01"
     assert budget.broken_by(Quality(error=math.inf, drop=None)) == "the answers are not finite"
+
+
+def test_a_layer_comes_back_when_a_later_step_made_room_for_it() -> None:
+    """small is taken back first, but what is too much together is large with middle; large and small fit."""
+    outcome = run(
+        {
+            ("large", "int8"): Form(0.015, saves_bytes=500),
+            ("middle", "int8"): Form(0.014, saves_bytes=300),
+            ("small", "int8"): Form(0.004, saves_bytes=60),
+        }
+    )
+    assert outcome.choices == {"large": "int8", "small": "int8"}
+    assert set(outcome.reverted) == {("middle", "int8")}
+
+
+def test_no_combination_is_verified_twice() -> None:
+    forms = {(layer, "int8"): Form(0.015) for layer in "abcd"}
+    trial = CalculatedTrial(forms)
+    search(layers_of(forms), trial, BUDGET)
+    combinations = [tuple(sorted(choices)) for choices in trial.asked if len(choices) > 1]
+    assert len(combinations) == len(set(combinations))
+
+
+GOALS = {
+    ("a", "small"): Form(0.01, saves_bytes=600, time=0.9),
+    ("a", "fast"): Form(0.01, saves_bytes=100, time=0.5),
+    ("a", "both"): Form(0.01, saves_bytes=500, time=0.6),
+    ("a", "smallest"): Form(0.01, saves_bytes=900, time=1.5),
+}
+
+
+@pytest.mark.parametrize(("goal", "best"), [("balanced", "both"), ("latency", "fast"), ("size", "smallest")])
+def test_the_goal_says_what_gain_is(goal: str, best: str) -> None:
+    outcome = search(layers_of(GOALS), CalculatedTrial(GOALS), BUDGET, goal=goal)
+    assert outcome.choices == {"a": best}
+    if goal != "size":
+        assert reason_of(outcome, "a", "smallest") == "it is slower than fp32: 1.50 times its time"
+
+
+@pytest.mark.parametrize("goal", ["latency", "size"])
+def test_what_is_not_the_goal_decides_between_forms_alike_in_it(goal: str) -> None:
+    forms = {("a", "plain"): Form(0.01, 500, 0.5), ("a", "better"): Form(0.01, 510, 0.4 if goal == "size" else 0.495)}
+    assert search(layers_of(forms), CalculatedTrial(forms), BUDGET, goal=goal).choices == {"a": "better"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "best", "goal"),
+    [
+        ({"max_size_bytes": 600}, "both", "balanced"),
+        ({"max_size_bytes": 150}, "smallest", "size"),
+        ({"max_latency_ms": 5.0}, "fast", "latency"),
+        ({"max_latency_ms": 6.0, "max_size_bytes": 600}, "both", "balanced"),
+    ],
+)
+def test_limits_of_size_and_time_may_need_another_goal(limits: dict[str, float], best: str, goal: str) -> None:
+    budget = Budget(max_error=0.02, max_drop=None, **limits)  # type: ignore[arg-type]
+    outcome = search(layers_of(GOALS), CalculatedTrial(GOALS), budget)
+    assert (outcome.choices, outcome.goal, outcome.unmet) == ({"a": best}, goal, "")
+
+
+def test_limits_that_nothing_keeps_name_the_nearest() -> None:
+    budget = Budget(max_error=0.02, max_drop=None, max_size_bytes=50, max_latency_ms=20.0)
+    outcome = search(layers_of(GOALS), CalculatedTrial(GOALS), budget)
+    assert outcome.choices == {"a": "smallest"}
+    assert outcome.unmet == "100 B is over the budget of 50 B"
+    budget = Budget(max_error=0.001, max_drop=None, max_latency_ms=9.0)
+    outcome = search(layers_of(GOALS), CalculatedTrial(GOALS), budget)
+    assert (outcome.choices, outcome.unmet) == ({}, "10.0 ms is over the budget of 9.00 ms")
+
+
+def test_fp32_that_keeps_the_limits_is_kept() -> None:
+    forms = {("a", "int8"): Form(0.5)}
+    budget = Budget(max_error=0.02, max_drop=None, max_size_bytes=SOURCE_BYTES, max_latency_ms=10.0)
+    outcome = search(layers_of(forms), CalculatedTrial(forms), budget)
+    assert (outcome.choices, outcome.unmet) == ({}, "")
+
+
+def test_what_is_known_is_not_measured_again() -> None:
+    forms = {("a", "x"): Form(0.01, 300), ("a", "y"): Form(0.01, 200), ("b", "x"): Form(0.5)}
+    told: list[Tried] = []
+    whole = search(layers_of(forms), CalculatedTrial(forms), BUDGET, tell=told.append)
+    assert [(entry.layer, entry.candidate) for entry in told] == list(forms)
+    trial = CalculatedTrial(forms)
+    more: list[Tried] = []
+    resumed = search(layers_of(forms), trial, BUDGET, known=told[:2], tell=more.append)
+    assert resumed == whole
+    assert more == told[2:]
+    assert trial.asked == [{"b": "x"}, {"a": "x"}]
+
+
+def test_for_the_smallest_file_no_time_is_spent_on_what_is_larger_and_worse() -> None:
+    forms = {("a", "good"): Form(0.001, 500), ("a", "worse"): Form(0.01, 400), ("a", "smaller"): Form(0.01, 600)}
+    trial = CalculatedTrial(forms)
+    outcome = search(layers_of(forms), trial, BUDGET, goal="size")
+    assert {"a": "worse"} not in trial.timed
+    assert reason_of(outcome, "a", "worse") == "good is smaller and has less error"
+    # For any other goal it could be the fastest.
+    trial = CalculatedTrial(forms)
+    search(layers_of(forms), trial, BUDGET)
+    assert {"a": "worse"} in trial.timed
 
 
 @settings(max_examples=150, deadline=None)
