@@ -2,10 +2,10 @@
 
 python benchmarks/quantization.py [-o results.json] [--case NAME ...] [--min-seconds 1]
 
-Every model has Keras's random weights, and inputs from a seed: a file made by `edgeseq quantize` for each budget, one by
-onnxruntime's `quantize_dynamic`, LiteRT with dynamic range, and OpenVINO in f32 and bf16 where it is installed. A rival
-that cannot convert or run a model has that as its result. Errors are relative RMS against the fp32 file, on sequences
-that the search did not see.
+Every model has Keras's random weights, and inputs from a seed: a file made by `edgeseq quantize` for each budget, one
+by onnxruntime's `quantize_dynamic`, LiteRT with dynamic range, and OpenVINO in f32 and bf16 where it is installed. A
+rival that cannot convert or run a model has that as its result. Errors are relative RMS against the fp32 file, on
+sequences that the search did not see.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers as L
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 import edgeseq
 from edgeseq.bench import Settings, run_benchmark
@@ -72,7 +72,7 @@ def onnxruntime_dynamic(_, source, folder):
 
 
 def lite_rt(optimize):
-    def make(model, _, folder):
+    def make(model, *_):
         step = tf.function(lambda x: model(x, training=False))
         shape = (1, *model.inputs[0].shape[1:])
         traced = step.get_concrete_function(tf.TensorSpec(shape, tf.float32))
@@ -96,7 +96,7 @@ def lite_rt(optimize):
 
 
 def openvino(precision):
-    def make(model, source, folder):
+    def make(_, source, *__):
         import openvino
 
         core = openvino.Core()
@@ -131,7 +131,7 @@ def measure(name, settings, folder):
     runs, facts = {FP32: edgeseq_file(source)}, {}
     for budget in budgets:
         path = folder / f"edgeseq-{budget}.onnx"
-        report = edgeseq.quantize(source, path, samples=samples, max_error=budget, overwrite=True)
+        report = edgeseq.quantize(source, path, samples=samples, max_error=budget, goal="latency", threads=1)
         runs[f"edgeseq {budget:.0%}"] = edgeseq_file(path)
         forms = {layer.name: layer.chosen for layer in report.layers}
         facts[f"edgeseq {budget:.0%}"] = {"forms": forms, "rows_independent": report.rows_independent}

@@ -11,13 +11,13 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgeseq.bench.machine import this_machine
-from edgeseq.quantization import bodies, convolution, convolutional, dense, embedding, products, qdq
-from edgeseq.quantization.half import to_float16
-from edgeseq.quantization.integers import Array, tensor, to_int8
+from edgeseq.quantization.forms import bodies, convolution, convolutional, dense, embedding, products, qdq
+from edgeseq.quantization.forms.half import to_float16
+from edgeseq.quantization.forms.integers import Array, tensor, to_int8
+from edgeseq.quantization.forms.onnxruntime_quantizer import quantize_node
+from edgeseq.quantization.forms.processors import Sums, reason_against, sums_of
+from edgeseq.quantization.forms.recurrent import check_bounded, written_out
 from edgeseq.quantization.layers import CONV_LSTM, RECURRENT, WITH_BODY, Layer
-from edgeseq.quantization.onnxruntime_quantizer import quantize_node
-from edgeseq.quantization.processors import Sums, reason_against, sums_of
-from edgeseq.quantization.recurrent import check_bounded, written_out
 from edgeseq.quantization.rewriting import Declined, Piece, splice
 
 Parameters = Mapping[str, float]
@@ -110,7 +110,7 @@ def register_int8(
 ) -> None:
     """Register a form that multiplies 8-bit activations by weights of 8 bits, and beside it the same with 7 bits.
 
-    Which of the two is for a machine, `edgeseq.quantization.processors` says.
+    Which of the two is for a machine, `edgeseq.quantization.forms.processors` says.
     """
     variants: tuple[tuple[str, int, Sums], ...] = ((name, 8, "wide"), (f"{name}-7-bit", 7, "narrow"))
     for variant, bits, sums in variants:
@@ -157,7 +157,7 @@ def candidates_for(layer: Layer, sums: Sums | None = None, target: str = "cpu") 
     """The candidates for a layer's op type, in order of preference.
 
     They run on `target`, and on the CPU are right on a processor with these `sums` (see
-    `edgeseq.quantization.processors`; this machine's unless given).
+    `edgeseq.quantization.forms.processors`; this machine's unless given).
     """
     sums = sums_here() if sums is None else sums
     return tuple(

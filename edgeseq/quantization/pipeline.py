@@ -21,6 +21,7 @@ from edgeseq.quantization.budget import (
     latency_limit,
     size_limit,
 )
+from edgeseq.quantization.finding import Request, identity_of, search_plan
 from edgeseq.quantization.journal import journal_beside
 from edgeseq.quantization.metrics import MetricFunction, choose_metric
 from edgeseq.quantization.plan import Plan, check_fits, check_plan_output, read_plan
@@ -28,7 +29,6 @@ from edgeseq.quantization.replay import replay
 from edgeseq.quantization.report import QuantizationReport
 from edgeseq.quantization.samples import DEFAULT_MAX_SAMPLES, Given, read_labels, read_samples, split
 from edgeseq.quantization.search import Progress
-from edgeseq.quantization.searching import Request, identity_of, search_plan
 from edgeseq.quantization.source import Source, read_source
 from edgeseq.quantization.summary import replayed_report, searched_report
 from edgeseq.quantization.write import Result, finish, write

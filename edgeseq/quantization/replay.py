@@ -16,10 +16,10 @@ from edgeseq.files import StrPath
 from edgeseq.parity import compare_answers
 from edgeseq.quantization.budget import Budget, Quality
 from edgeseq.quantization.candidates import CANDIDATES
+from edgeseq.quantization.forms.processors import reason_against, sums_of
 from edgeseq.quantization.measure import SampledTrial
 from edgeseq.quantization.metrics import Metric
 from edgeseq.quantization.plan import Plan
-from edgeseq.quantization.processors import reason_against, sums_of
 from edgeseq.quantization.rewriting import Declined
 from edgeseq.quantization.samples import SplitSamples
 from edgeseq.quantization.source import Source

@@ -11,6 +11,7 @@ from edgeseq.bench.stats import Ratio
 from edgeseq.bench.units import significant
 from edgeseq.files import StrPath
 from edgeseq.quantization.candidates import CANDIDATES, rows_independent
+from edgeseq.quantization.finding import Searched
 from edgeseq.quantization.layers import Layer
 from edgeseq.quantization.metrics import Metric
 from edgeseq.quantization.plan import Plan
@@ -18,7 +19,6 @@ from edgeseq.quantization.replay import Replayed
 from edgeseq.quantization.report import CandidateReport, LayerReport, QuantizationReport, SpeedRatio
 from edgeseq.quantization.samples import SplitSamples
 from edgeseq.quantization.search import Outcome, Tried
-from edgeseq.quantization.searching import Searched
 from edgeseq.quantization.source import Source
 from edgeseq.quantization.write import Result
 

@@ -190,4 +190,4 @@ def same_times(monkeypatch: pytest.MonkeyPatch) -> None:
     ratio = Ratio(value=1.0, interval=Interval(low=0.99, high=1.01))
     monkeypatch.setattr(SampledTrial, "time_ratio", lambda *_: ratio)
     monkeypatch.setattr(SampledTrial, "source_latency_ms", lambda _: 2.0)
-    monkeypatch.setattr("edgeseq.quantization.searching.thread_counts", lambda: (1,))
+    monkeypatch.setattr("edgeseq.quantization.finding.thread_counts", lambda: (1,))

@@ -16,7 +16,7 @@ from edgeseq.lowering.spec import Activation, Convolution, Direction, RecurrentS
 from edgeseq.lowering.strategy import Signals
 from edgeseq.quantization.calibration import observe
 from edgeseq.quantization.candidates import CANDIDATES, apply
-from edgeseq.quantization.convolutional import _best_bound
+from edgeseq.quantization.forms.convolutional import _best_bound
 from edgeseq.quantization.layers import CONV_LSTM, find_layers
 from edgeseq.quantization.rewriting import Declined
 from edgeseq.quantization.runs import run_all, serialize

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeseq.errors import Refused
 from edgeseq.quantization.calibration import observe
 from edgeseq.quantization.candidates import CANDIDATES, FLOAT16, apply, candidates_for
-from edgeseq.quantization.half import beyond_float16, to_float16
+from edgeseq.quantization.forms.half import beyond_float16, to_float16
 from edgeseq.quantization.layers import find_layers
 from edgeseq.quantization.runs import serialize
 from edgeseq.runtime.providers import open_session

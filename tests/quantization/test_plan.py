@@ -180,7 +180,7 @@ class TestPlans:
         )
         monkeypatch.setitem(CANDIDATES, "calibrated", only)
         monkeypatch.setattr(
-            "edgeseq.quantization.searching.candidates_for", lambda layer: (only,) * (layer.op_type == "Gemm")
+            "edgeseq.quantization.finding.candidates_for", lambda layer: (only,) * (layer.op_type == "Gemm")
         )
         plan = tmp_path / "plan.json"
         edgeseq.quantize(classifier, tmp_path / "a.onnx", samples=ids(), save_plan=plan)
@@ -372,7 +372,7 @@ class TestCalls:
 
         asked: list[tuple[dict[str, str], tuple[int, ...]]] = []
         faster = Ratio(value=0.5, interval=Interval(low=0.4, high=0.6))
-        monkeypatch.setattr("edgeseq.quantization.searching.thread_counts", lambda: (1, 2, 3))
+        monkeypatch.setattr("edgeseq.quantization.finding.thread_counts", lambda: (1, 2, 3))
         monkeypatch.setattr(SampledTrial, "_best_threads", best)
         monkeypatch.setattr(SampledTrial, "_in_turns", lambda *_: faster)
         report = edgeseq.quantize(classifier, tmp_path / "small.onnx", samples=ids(), allow_row_leak=False)
@@ -470,7 +470,8 @@ class TestInterruptedSearches:
         journal = journal_path(tmp_path / "small.onnx")
         assert journal == tmp_path / "small.onnx.search.json"
         assert raised.value.__notes__ == [
-            f"3 measurement(s) are kept in {journal}: run the same command again, and the search goes on where it stopped"
+            f"3 measurement(s) are kept in {journal}: run the same command again, and the search goes on where it "
+            "stopped"
         ]
         assert not (tmp_path / "small.onnx").exists()
         return journal

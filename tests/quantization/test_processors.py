@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeseq.quantization.candidates import CANDIDATES, apply, candidates_for, unsuited_for
+from edgeseq.quantization.forms.processors import Sums, reason_against, sums_of
 from edgeseq.quantization.layers import find_layers
-from edgeseq.quantization.processors import Sums, reason_against, sums_of
 
 Make = Callable[..., onnx.ModelProto]
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from edgeseq.quantization import products
-from edgeseq.quantization.integers import tensor, to_int8
-from edgeseq.quantization.ranges import best_bound, best_range, scale_and_zero
+from edgeseq.quantization.forms import products
+from edgeseq.quantization.forms.integers import tensor, to_int8
+from edgeseq.quantization.forms.ranges import best_bound, best_range, scale_and_zero
 from edgeseq.quantization.rewriting import Declined
 from edgeseq.runtime.providers import open_session
 

@@ -78,7 +78,7 @@ def test_a_model_gets_smaller_within_the_budget(classifier: Path, tmp_path: Path
 def only_leaking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only forms in which rows depend on each other."""
     monkeypatch.setattr(
-        "edgeseq.quantization.searching.candidates_for",
+        "edgeseq.quantization.finding.candidates_for",
         lambda layer: tuple(entry for entry in candidates_for(layer) if not entry.rows_independent),
     )
 

@@ -4,7 +4,7 @@ Each form replaces one MatMul by nodes of onnxruntime that multiply small intege
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
 
 A form is given a node with the inputs x, W and, where there is one, a bias of shape (outputs,): all that matters of it
-are its names. Where weights have a choice of 8 or 7 bits, see `edgeseq.quantization.processors`.
+are its names. Where weights have a choice of 8 or 7 bits, see `edgeseq.quantization.forms.processors`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgeseq.quantization.integers import Array, tensor, to_int8
-from edgeseq.quantization.ranges import scale_and_zero
+from edgeseq.quantization.forms.integers import Array, tensor, to_int8
+from edgeseq.quantization.forms.ranges import scale_and_zero
 from edgeseq.quantization.rewriting import subgraphs
 
 CONTRIBUTED = "com.microsoft"

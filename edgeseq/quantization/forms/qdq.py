@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgeseq.quantization.dense import inputs_of
-from edgeseq.quantization.integers import Array, tensor, to_int8
+from edgeseq.quantization.forms.dense import inputs_of
+from edgeseq.quantization.forms.integers import Array, tensor, to_int8
+from edgeseq.quantization.forms.ranges import best_bound
 from edgeseq.quantization.layers import Layer
-from edgeseq.quantization.ranges import best_bound
 from edgeseq.quantization.rewriting import Declined, Piece
 
 # The one from which on these ops have a scale for each output.

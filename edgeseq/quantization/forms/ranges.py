@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgeseq.quantization.integers import Array
+from edgeseq.quantization.forms.integers import Array
 from edgeseq.quantization.rewriting import Declined
 
 # Shares of the lowest and highest number seen that an end of the range may be: what lies beyond is taken for the end.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import onnx
 
-from edgeseq.quantization.dense import in_form
+from edgeseq.quantization.forms.dense import in_form
+from edgeseq.quantization.forms.products import CONTRIBUTED, Form
 from edgeseq.quantization.layers import Layer
-from edgeseq.quantization.products import CONTRIBUTED, Form
 from edgeseq.quantization.rewriting import Declined, Piece, subgraphs
 
 

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeseq.errors import Refused
-from edgeseq.quantization.integers import Array
+from edgeseq.quantization.forms.integers import Array
 from edgeseq.quantization.rewriting import subgraphs, values_read
 
 LARGEST = float(np.finfo(np.float16).max)

@@ -15,10 +15,10 @@ from onnx import numpy_helper
 from edgeseq.errors import UnsupportedLayer
 from edgeseq.lowering.reading import read_node
 from edgeseq.lowering.rewriting import rewrite_node
-from edgeseq.quantization.hoisting import rename_reads
+from edgeseq.quantization.forms.hoisting import rename_reads
+from edgeseq.quantization.forms.nodes import model_of
+from edgeseq.quantization.forms.products import CONTRIBUTED, Form, replace_products
 from edgeseq.quantization.layers import Layer
-from edgeseq.quantization.nodes import model_of
-from edgeseq.quantization.products import CONTRIBUTED, Form, replace_products
 from edgeseq.quantization.rewriting import Declined, Piece, values_read
 
 # Activations whose values lie in -1..1, and so a state that is made of them.

@@ -18,8 +18,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgeseq.quantization.integers import Array, tensor, to_int8
-from edgeseq.quantization.products import CONTRIBUTED
+from edgeseq.quantization.forms.integers import Array, tensor, to_int8
+from edgeseq.quantization.forms.products import CONTRIBUTED
 from edgeseq.quantization.rewriting import Declined, Piece, values_read
 
 # Functions that are one node, which a step may have for its gates, its candidate and its cell state on the way out.

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from edgeseq.quantization.integers import Array, tensor, to_int8
+from edgeseq.quantization.forms.integers import Array, tensor, to_int8
+from edgeseq.quantization.forms.products import CONTRIBUTED, pack, round_blocks
 from edgeseq.quantization.layers import Layer
-from edgeseq.quantization.products import CONTRIBUTED, pack, round_blocks
 from edgeseq.quantization.rewriting import Declined, Piece
 
 

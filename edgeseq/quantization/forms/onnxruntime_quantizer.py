@@ -12,8 +12,8 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
+from edgeseq.quantization.forms.nodes import model_of
 from edgeseq.quantization.layers import Layer
-from edgeseq.quantization.nodes import model_of
 from edgeseq.quantization.rewriting import Declined, Piece
 
 # What proves that the quantizer did something.

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgeseq.quantization.integers import Array, tensor
+from edgeseq.quantization.forms.integers import Array, tensor
+from edgeseq.quantization.forms.products import CONTRIBUTED, Form
+from edgeseq.quantization.forms.ranges import range_parameters
 from edgeseq.quantization.layers import Layer
-from edgeseq.quantization.products import CONTRIBUTED, Form
-from edgeseq.quantization.ranges import range_parameters
 from edgeseq.quantization.rewriting import Declined, Piece
 
 
