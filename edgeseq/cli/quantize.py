@@ -59,6 +59,9 @@ def quantize(
         typer.Option("--max-latency-ms", metavar="MS", help="Longest time of one call. Exit code 1: not reached."),
     ] = None,
     goal: Annotated[str, typer.Option("--goal", help="What gain counts: balanced, latency or size.")] = "balanced",
+    target: Annotated[
+        str, typer.Option("--target", help="Where it is to run, and is measured: cpu, cuda or tensorrt.")
+    ] = "cpu",
     batch: Annotated[
         int | None, typer.Option("--batch", help="Rows of a call that is timed. Default: 1, or what the file fixes.")
     ] = None,
@@ -107,6 +110,7 @@ def quantize(
             max_size=max_size,
             max_latency_ms=max_latency_ms,
             goal=goal,
+            target=target,
             batch=batch,
             threads=threads,
             max_samples=DEFAULT_MAX_SAMPLES if max_samples is None else max_samples,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from edgeseq.quantization.rewriting import subgraphs
 from edgeseq.quantization.runs import run_all, serialize
 from edgeseq.runtime.manifest import StateSpec
 
@@ -23,11 +24,16 @@ def observe(
     feeds: Sequence[Mapping[str, npt.NDArray[Any]]],
     states: Sequence[StateSpec] = (),
 ) -> dict[str, npt.NDArray[Any]]:
-    """What the float values `names` of the main graph are on `feeds`: of each a flat sample, its extremes included."""
+    """What the float values `names` are on `feeds`: of each a flat sample, its extremes included.
+
+    They are of the main graph, or of the body of a Scan there, whose values are taken of every step.
+    """
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
+    made = {name for node in opened.graph.node for name in node.output}
+    shown = {name: name if name in made else _step_by_step(opened.graph, name) for name in names}
     del opened.graph.output[:]
-    opened.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    opened.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in shown.values())
     found: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in names}
     content = serialize(opened)
     for feed in feeds:
@@ -38,3 +44,25 @@ def observe(
             sample = flat[:: -(-flat.size // _MOST_NUMBERS)]
             found[name] += [sample, flat.min(keepdims=True), flat.max(keepdims=True)]
     return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _step_by_step(graph: onnx.GraphProto, name: str) -> str:
+    """Let the Scan in whose body the value `name` is made put it out, too; the name of that output.
+
+    An input of the graph is its own.
+    """
+    for node in graph.node:
+        for body in subgraphs(node):
+            if node.op_type == "Scan" and any(name in inner.output for inner in body.node):
+                # By an Identity, because a body must not list a value twice.
+                output = f"{name}/seen"
+                body.node.append(helper.make_node("Identity", [name], [output]))
+                body.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
+                # Outputs left out at the end have their place still.
+                node.output.extend([""] * (len(body.output) - 1 - len(node.output)))
+                node.output.append(output)
+                for attribute in node.attribute:
+                    if attribute.name in ("scan_output_axes", "scan_output_directions") and attribute.ints:
+                        attribute.ints.append(0)
+                return output
+    return name

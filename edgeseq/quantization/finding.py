@@ -48,6 +48,8 @@ class Request:
     """What it may cost."""
     goal: str
     """What it should gain."""
+    target: str
+    """Where the file is to run, and where it is measured: a provider's name."""
     batch: int
     """Rows of a call."""
     threads: int | None
@@ -105,6 +107,7 @@ def search_plan(source: Source, request: Request, journal: Journal, progress: Pr
         threads=thread_counts() if threads is None else threads,
         tune=thread_counts() if request.threads is None else (),
         batch=request.batch,
+        provider=request.target,
         labels=request.labels,
         metric=request.metric,
         size_of=lambda choices, content: _size_of(source, choices, content),
@@ -144,7 +147,8 @@ def _plan(
     plan = Plan(
         source_sha256=source.sha256,
         forms=planned_forms(source, choices, trial.parameters(choices)),
-        tolerance=_tolerance(source, trial, choices, request.batch, threads) if choices else None,
+        tolerance=_tolerance(source, trial, choices, threads) if choices else None,
+        target=request.target,
         batch=request.batch,
         threads=threads,
         budget=PlannedBudget(
@@ -173,10 +177,10 @@ def _plan(
     return dataclasses.replace(plan, result=result)
 
 
-def _tolerance(source: Source, trial: SampledTrial, choices: dict[str, str], batch: int, threads: int) -> float:
+def _tolerance(source: Source, trial: SampledTrial, choices: dict[str, str], threads: int) -> float:
     """What the file's answers keep, on the samples and on the golden ones."""
     pairs = trial.answers_beside_reference(choices)
-    golden = golden_after(source, trial.build(choices), batch, threads)
+    golden = golden_after(source, trial.build(choices), trial.batch, threads, trial.provider)
     if golden is not None:
         assert golden.own_outputs is not None
         pairs = [*pairs, ([list(golden.outputs.values())], [list(golden.own_outputs.values())])]
@@ -194,13 +198,12 @@ def _possible(source: Source, request: Request) -> tuple[dict[str, tuple[str, ..
     possible: dict[str, tuple[str, ...]] = {}
     ruled_out: list[Tried] = []
     for layer in _large_enough(source.layers):
-        fitting = candidates_for(layer)
+        fitting = candidates_for(layer, target=request.target)
         leaking = [entry.name for entry in fitting if no_leak and not entry.rows_independent]
         possible[layer.name] = tuple(entry.name for entry in fitting if entry.name not in leaking)
         ruled_out += [Tried(layer=layer.name, candidate=name, declined=no_leak) for name in leaking]
-        ruled_out += [
-            Tried(layer=layer.name, candidate=name, declined=reason) for name, reason in unsuited_for(layer).items()
-        ]
+        unsuited = unsuited_for(layer) if request.target == "cpu" else {}
+        ruled_out += [Tried(layer=layer.name, candidate=name, declined=reason) for name, reason in unsuited.items()]
     return possible, tuple(ruled_out)
 
 
@@ -234,6 +237,7 @@ def identity_of(source: Source, request: Request) -> dict[str, Any]:
         "metric": metric,
         "budget": dataclasses.asdict(request.budget),
         "goal": request.goal,
+        "target": request.target,
         "batch": request.batch,
         "threads": request.threads,
         "forms": possible,

@@ -175,12 +175,12 @@ def find_layers(model: onnx.ModelProto) -> tuple[tuple[Layer, ...], tuple[str, .
 
 def _conv_lstm(cell: ConvolutionalCell, tensors: Mapping[str, onnx.TensorProto], opset: int) -> Layer:
     nodes = cell.convolutions
-    read = dict.fromkeys(name for node in nodes for name in node.input)
+    read = dict.fromkeys(name for node in (*nodes, cell.recurrent) for name in node.input)
     return Layer(
         name=cell.project.name,
         op_type=CONV_LSTM,
         nodes=nodes,
-        weights={cell.kernel: (nodes[0], 1), cell.recurrent_kernel: (nodes[-1], 1)},
+        weights={cell.kernel: (cell.project, 1), cell.recurrent_kernel: (cell.recurrent, 1)},
         constants={name: numpy_helper.to_array(tensors[name]) for name in read if name in tensors},
         opset=opset,
         cell=cell,

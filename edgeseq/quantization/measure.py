@@ -44,9 +44,10 @@ class SampledTrial:
     Errors and times are measured with the same number of threads: onnxruntime's quantized LSTM shares the rows of a
     batch out to its threads, each share gets scales of its own, and so the answers depend on their number.
 
-    Times are those of a call with `batch` rows. `threads` is a number, or the numbers of which the one that suits fp32
-    best is taken; `tune` are those of which the one that suits a choice best may be taken. `calibrated` are parameters
-    of forms by layer that are known already; `size_of` says how large the written file will be.
+    Times are those of a call with `batch` rows on `provider`; fp32's own answers are always the CPU's. `threads` is a
+    number, or the numbers of which the one that suits fp32 best is taken; `tune` are those of which the one that suits
+    a choice best may be taken. `calibrated` are parameters of forms by layer that are known already; `size_of` says
+    how large the written file will be.
 
     Raises InputMismatch when the fp32 file cannot run on the samples or gives answers that are not finite.
     """
@@ -61,13 +62,14 @@ class SampledTrial:
         threads: int | Sequence[int] = 1,
         tune: Sequence[int] = (),
         batch: int = 1,
+        provider: str = "cpu",
         labels: npt.NDArray[Any] | None = None,
         metric: Metric | None = None,
         calibrated: Mapping[str, Parameters] | None = None,
         size_of: Callable[[Choices, bytes], int] = lambda _, content: len(content),
     ):
         self.model, self.layers, self.samples = model, layers, samples
-        self.states, self.metric, self.batch = states, metric, batch
+        self.states, self.metric, self.batch, self.provider = states, metric, batch, provider
         self._labels = labels
         self._source = serialize(model)
         self._built: tuple[dict[str, str], bytes] = ({}, self._source)
@@ -184,7 +186,9 @@ class SampledTrial:
             raise Declined(f"it does not run: {getattr(error, 'reason', error)}") from error
 
     def _fp32_answers(self, part: Part) -> Answers:
-        answers = run_session(self._session({}), part.feeds, self.states)
+        # On a GPU they could come from TF32.
+        session = self._session({}) if self.provider == "cpu" else open_session(self._source, threads=self.threads)
+        answers = run_session(session, part.feeds, self.states)
         if not all(np.isfinite(output).all() for batch in answers for output in batch):
             raise InputMismatch("the fp32 file's own answers to the samples are not finite: check the samples.")
         return answers
@@ -207,13 +211,13 @@ class SampledTrial:
         if key not in self._opened:
             content = self.build(choices)
             self._opened = {kept: session for kept, session in self._opened.items() if not kept}
-            self._opened[key] = open_session(content, threads=self.threads)
+            self._opened[key] = open_session(content, threads=self.threads, provider=self.provider)
         return self._opened[key]
 
     def _call(self, choices: Choices, threads: int) -> Callable[[], object]:
         """One call to time, in a session of its own."""
         try:
-            session = open_session(self.build(choices), threads=threads)
+            session = open_session(self.build(choices), threads=threads, provider=self.provider)
         except InvalidFile as error:
             raise Declined(f"it does not run: {error.reason}") from error
         return lambda: session.run(None, self._timed_feed)

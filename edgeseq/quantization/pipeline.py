@@ -33,6 +33,7 @@ from edgeseq.quantization.source import Source, read_source
 from edgeseq.quantization.summary import replayed_report, searched_report
 from edgeseq.quantization.write import Result, finish, write
 from edgeseq.runtime.golden import check_golden
+from edgeseq.runtime.providers import SHORT_NAMES
 
 # Rows of a batch while errors are measured: enough to be quick, and a fair size for forms that mix rows.
 _BATCH = 32
@@ -52,6 +53,7 @@ def quantize(
     max_size: int | str | None = None,
     max_latency_ms: float | None = None,
     goal: str = "balanced",
+    target: str = "cpu",
     batch: int | None = None,
     threads: int | None = None,
     max_samples: int = DEFAULT_MAX_SAMPLES,
@@ -85,6 +87,10 @@ def quantize(
     and nothing is written. `goal` says what gain counts: ``"balanced"``, ``"latency"`` or ``"size"``. No form is taken
     that makes the file slower, unless the size is the goal or a limit asks for it.
 
+    `target` is ``cpu``, ``cuda`` or ``tensorrt``: where the file is to run. It is measured there, so that provider must
+    be able to start here; only forms all of whose ops run there are tried (half precision for GPUs, and for TensorRT
+    int8 between QuantizeLinear and DequantizeLinear).
+
     Times are those of a call with `batch` rows (1, or what the file fixes) and `threads` threads. When `threads` is
     None the best of a few numbers is found for fp32 and for the result, and recorded in the file for the runtime.
 
@@ -101,7 +107,7 @@ def quantize(
 
     Raises MissingInput, OutputExists, WrongUsage (budget, metric, an output that is no .onnx or is also read, a file
     that is quantized already, a plan for another file), InputMismatch (samples or labels that do not fit),
-    BudgetNotMet, InvalidFile, Refused (above 2 GB), MissingExtra.
+    BudgetNotMet, InvalidFile, Refused (above 2 GB), ProviderUnavailable, MissingExtra.
     """
     started = time.monotonic()
     has_labels = labels is not None
@@ -109,11 +115,14 @@ def quantize(
         raise WrongUsage("metric, greater_is_better and max_drop need labels=. Without labels, give max_error.")
     check_accuracy(max_error, max_drop)
     check_goal(goal)
+    if target not in SHORT_NAMES:
+        raise WrongUsage(f"target must be {', '.join(SHORT_NAMES)}; got {target!r}")
     max_latency_ms = latency_limit(max_latency_ms)
     _check_calls(batch, threads)
     if plan is not None:
         _check_beside_plan(
             goal=None if goal == "balanced" else goal,
+            target=None if target == "cpu" else target,
             max_latency_ms=max_latency_ms,
             batch=batch,
             threads=threads,
@@ -130,11 +139,11 @@ def quantize(
     if Path(output).suffix != ".onnx":
         raise WrongUsage(f"the output's name must end in .onnx, got {Path(output).name}")
     read = [path, *(given for given in (samples, labels, plan) if isinstance(given, str | os.PathLike))]
-    target = check_output(output, overwrite=overwrite, sources=read)
-    check_golden(target, overwrite=overwrite)
+    destination = check_output(output, overwrite=overwrite, sources=read)
+    check_golden(destination, overwrite=overwrite)
     pages = _check_pages(report, read, overwrite=overwrite)
     plan_target = None if save_plan is None else check_plan_output(save_plan, overwrite=overwrite, sources=read)
-    _check_different([target, *pages, *([plan_target] if plan_target else [])])
+    _check_different([destination, *pages, *([plan_target] if plan_target else [])])
     planned = None if plan is None else read_plan(plan)
 
     found = read_source(path)
@@ -150,7 +159,7 @@ def quantize(
         answers = None if labels is None else read_labels(labels, taken)
     writing = _Writing(
         source=found,
-        target=target,
+        target=destination,
         pages=pages,
         plan_target=plan_target,
         overwrite=overwrite,
@@ -168,7 +177,7 @@ def quantize(
             labels=answers,
             metric=chosen_metric,
         )
-        document = replayed_report(found, target, planned, made, parts, plan, chosen_metric)
+        document = replayed_report(found, destination, planned, made, parts, plan, chosen_metric)
         return writing.write(document, planned, made.result)
     assert parts is not None
     limits = accuracy_limits(has_labels=has_labels, max_error=max_error, max_drop=max_drop)
@@ -181,14 +190,15 @@ def quantize(
             max_error=limits[0], max_drop=limits[1], max_size_bytes=max_size_bytes, max_latency_ms=max_latency_ms
         ),
         goal=goal,
+        target=target,
         batch=batch,
         threads=threads,
         allow_row_leak=allow_row_leak,
     )
-    with journal_beside(target, identity_of(found, request)) as journal:
+    with journal_beside(destination, identity_of(found, request)) as journal:
         searched = search_plan(found, request, journal, progress)
         result = finish(found, searched.plan)
-        return writing.write(searched_report(found, target, searched, result), searched.plan, result)
+        return writing.write(searched_report(found, destination, searched, result), searched.plan, result)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -82,6 +82,8 @@ class Plan:
     """The layers that are quantized, in graph order; empty when fp32 was best."""
     tolerance: float | None
     """The tolerance of the file's answers against the original model's; None when fp32 was best."""
+    target: str
+    """The provider that the file is for, and was measured on."""
     batch: int
     """Rows of a call that times were measured with."""
     threads: int

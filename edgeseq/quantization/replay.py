@@ -94,6 +94,7 @@ def _check_samples(
         samples,
         states=source.described.states,
         threads=plan.threads,
+        provider=plan.target,
         labels=labels,
         metric=metric,
         calibrated=plan.parameters,

@@ -90,6 +90,8 @@ class QuantizationReport:
     """The metric of the written file on the held-out rows."""
     max_drop: float | None
     """The budget for how much the metric may get worse."""
+    target: str
+    """The provider that the file is for."""
     goal: str
     """What gain counted: ``balanced``, ``latency`` or ``size``."""
     max_size_bytes: int | None

@@ -27,12 +27,13 @@ def run_all(
     states: Sequence[StateSpec] = (),
     *,
     threads: int | None = None,
+    provider: str = "cpu",
 ) -> Answers:
     """All outputs for each feed, in the file's order, states from their initial values; None uses all threads.
 
-    Raises InvalidFile when the model does not load, InputMismatch when it does not run on a feed.
+    Raises InvalidFile when the model does not load, InputMismatch when it does not run on a feed, ProviderUnavailable.
     """
-    return run_session(open_session(model, threads=threads), feeds, states)
+    return run_session(open_session(model, threads=threads, provider=provider), feeds, states)
 
 
 def run_session(

@@ -49,13 +49,13 @@ def finish(source: Source, plan: Plan) -> Result:
         advice=ThreadAdvice(batch=plan.batch, threads=plan.threads),
         onnxruntime_version=plan.versions["onnxruntime"],
     )
-    return Result(content=content, golden=golden_after(source, content, plan.batch, plan.threads))
+    return Result(content=content, golden=golden_after(source, content, plan.batch, plan.threads, plan.target))
 
 
-def golden_after(source: Source, content: bytes, batch: int, threads: int) -> Golden | None:
+def golden_after(source: Source, content: bytes, batch: int, threads: int, provider: str) -> Golden | None:
     """The fp32 file's samples with the answers of the file `content` beside them; None where there are none.
 
-    `threads` suit calls of `batch` rows.
+    `threads` suit calls of `batch` rows on `provider`.
     """
     if source.golden is None:
         return None
@@ -63,7 +63,7 @@ def golden_after(source: Source, content: bytes, batch: int, threads: int) -> Go
         # Those that the runtime will use, on which the answers of some forms depend: see SampledTrial.
         advised = _advised(source.manifest.threads, ThreadAdvice(batch=batch, threads=threads))
         threads = dataclasses.replace(source.manifest, threads=advised).threads_for(None)
-    [own] = run_all(content, [source.golden.inputs], source.described.states, threads=threads)
+    [own] = run_all(content, [source.golden.inputs], source.described.states, threads=threads, provider=provider)
     return dataclasses.replace(source.golden, own_outputs=dict(zip(source.golden.outputs, own, strict=True)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes.common import DeduplicateInitializersPass
 
-from edgeseq.lowering import unrolled
+from edgeseq.lowering import scan, unrolled
 from edgeseq.lowering.builder import Builder
 from edgeseq.lowering.spec import Activation, Convolution, Direction, RecurrentSpec
 from edgeseq.lowering.strategy import Signals
@@ -18,7 +19,7 @@ from edgeseq.quantization.calibration import observe
 from edgeseq.quantization.candidates import CANDIDATES, apply
 from edgeseq.quantization.forms.convolutional import _best_bound
 from edgeseq.quantization.layers import CONV_LSTM, find_layers
-from edgeseq.quantization.rewriting import Declined
+from edgeseq.quantization.rewriting import Declined, subgraphs
 from edgeseq.quantization.runs import run_all, serialize
 
 STEPS, SIZE, CHANNELS, FILTERS = 4, 8, 2, 3
@@ -34,6 +35,7 @@ def conv_lstm(
     bias: bool = True,
     return_sequences: bool = True,
     initial: bool = False,
+    in_scan: bool = False,
     seed: int = 0,
 ) -> onnx.ModelProto:
     """x (batch, time, size, size, channels) to the layer's output, as the exporter writes it."""
@@ -53,7 +55,7 @@ def conv_lstm(
         directions=(direction,),
         return_sequences=return_sequences,
         initial_state="given" if initial else "zero",
-        time_steps=STEPS,
+        time_steps=None if in_scan else STEPS,
         convolution=Convolution(strides=(1, 1), padding=padding, dilation=(1, 1), channels_last=True),
     )
     b = Builder("cell")
@@ -64,11 +66,8 @@ def conv_lstm(
     x = value("x", "batch", STEPS, SIZE, SIZE, CHANNELS)
     states = [value(name, "batch", SIZE, SIZE, FILTERS) for name in ("h", "c")] if initial else []
     signals = Signals(x=x, mask=None, initial=tuple(states), wants_output=True, wants_states=initial)
-    lowered = unrolled.lower(b, spec, signals)
-    for index, node in enumerate(b.nodes):
-        node.name = f"cell/{node.op_type}_{index}"
-        for place, made in enumerate(node.outputs):
-            made.name = f"{node.name}:{place}"
+    lowered = (scan if in_scan else unrolled).lower(b, spec, signals)
+    name_all(b.nodes, "cell")
     outputs = [lowered.outputs[0], *(lowered.states if initial else ())]
     for name, output in zip(("y", "h_after", "c_after"), outputs, strict=False):
         output.name, output.type = name, ir.TensorType(ir.DataType.FLOAT)
@@ -80,6 +79,19 @@ def conv_lstm(
     # As the exporter does: every step brings its own copy of the weights.
     DeduplicateInitializersPass(size_limit=10**6)(model)
     return ir.serde.serialize_model(model)
+
+
+def name_all(nodes: Sequence[ir.Node], prefix: str) -> None:
+    for index, node in enumerate(nodes):
+        node.name = f"{prefix}/{node.op_type}_{index}"
+        for place, made in enumerate(node.outputs):
+            made.name = f"{node.name}:{place}"
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                body = attribute.as_graph()
+                for place, value in enumerate(body.inputs):
+                    value.name = f"{node.name}/in_{place}"
+                name_all(list(body), node.name)
 
 
 def feeds_for(model: onnx.ModelProto, rows: int = 3, seed: int = 1) -> dict[str, np.ndarray]:
@@ -112,6 +124,10 @@ CASES: dict[str, dict[str, Any]] = {
     "initial states": {"initial": True},
     "relu": {"activation": "relu"},
     "hard sigmoid": {"recurrent_activation": "hard_sigmoid"},
+    "scan": {"in_scan": True},
+    "scan, last": {"in_scan": True, "return_sequences": False},
+    "scan, initial states": {"in_scan": True, "initial": True},
+    "scan, relu": {"in_scan": True, "activation": "relu"},
 }
 
 
@@ -121,7 +137,8 @@ def test_in_8_bits_it_is_near_itself(case: str) -> None:
     feed = feeds_for(model)
     changed = in_8_bits(model, feed)
     onnx.checker.check_model(changed)
-    assert "Conv" not in {node.op_type for node in changed.graph.node}
+    bodies = [body for node in changed.graph.node for body in subgraphs(node)]
+    assert "Conv" not in {node.op_type for graph in (changed.graph, *bodies) for node in graph.node}
     [exact], [ours] = run_all(serialize(model), [feed]), run_all(serialize(changed), [feed])
     for mine, theirs in zip(ours, exact, strict=True):
         assert 0 < relative_error(mine, theirs) < ERROR

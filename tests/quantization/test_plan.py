@@ -180,7 +180,7 @@ class TestPlans:
         )
         monkeypatch.setitem(CANDIDATES, "calibrated", only)
         monkeypatch.setattr(
-            "edgeseq.quantization.finding.candidates_for", lambda layer: (only,) * (layer.op_type == "Gemm")
+            "edgeseq.quantization.finding.candidates_for", lambda layer, **_: (only,) * (layer.op_type == "Gemm")
         )
         plan = tmp_path / "plan.json"
         edgeseq.quantize(classifier, tmp_path / "a.onnx", samples=ids(), save_plan=plan)

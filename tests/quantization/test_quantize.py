@@ -79,7 +79,7 @@ def only_leaking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only forms in which rows depend on each other."""
     monkeypatch.setattr(
         "edgeseq.quantization.finding.candidates_for",
-        lambda layer: tuple(entry for entry in candidates_for(layer) if not entry.rows_independent),
+        lambda layer, **_: tuple(entry for entry in candidates_for(layer) if not entry.rows_independent),
     )
 
 

@@ -20,7 +20,7 @@ from onnx import helper
 
 from edgeseq.quantization.forms.integers import Array, tensor, to_int8
 from edgeseq.quantization.forms.products import CONTRIBUTED
-from edgeseq.quantization.rewriting import Declined, Piece, values_read
+from edgeseq.quantization.rewriting import Declined, Piece, subgraphs, values_read
 
 # Functions that are one node, which a step may have for its gates, its candidate and its cell state on the way out.
 _FUNCTIONS = ("Sigmoid", "Tanh", "HardSigmoid", "Relu", "LeakyRelu", "Elu", "Selu", "Softsign", "Softplus")
@@ -31,6 +31,8 @@ _IN_NUMPY: Mapping[str, Callable[[Array], Array]] = {
 }
 # Shares of the largest number seen that a range may be: what lies beyond is taken for its end.
 _CLIPS = np.linspace(0.1, 1.0, 19)
+# The axis of channels in (time, batch, channels, spatial...).
+_CHANNELS = 2
 # The zero of unsigned 8-bit numbers that stand for both signs.
 _MIDDLE = 128
 
@@ -39,8 +41,10 @@ _MIDDLE = 128
 class Step:
     """One time step of a ConvLSTM."""
 
-    take: onnx.NodeProto
-    """The Gather of this step's input products; its second input is the time."""
+    take: onnx.NodeProto | None
+    """The Gather of this step's input products, whose second input is the time; None in the body of a Scan."""
+    products: str
+    """Value of the step's input products."""
     convolve: onnx.NodeProto | None
     """The convolution of the hidden state; None in a first step from zero."""
     split: onnx.NodeProto
@@ -60,10 +64,15 @@ class Step:
     cell_after: str
     """Value of the cell state after the step."""
 
+    @property
+    def nodes(self) -> Iterator[onnx.NodeProto]:
+        """All of them, the last one last."""
+        yield from (node for node in (self.take, self.convolve, self.split, *self.inner, self.last) if node is not None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvolutionalCell:
-    """A ConvLSTM, all of its steps in the graph."""
+    """A ConvLSTM, its steps written out in the graph or the one step of a Scan."""
 
     project: onnx.NodeProto
     """The convolution of all steps' inputs, (time × batch, channels, spatial...), at once."""
@@ -72,7 +81,11 @@ class ConvolutionalCell:
     sizes: tuple[onnx.NodeProto, ...]
     """Where the size of an image is free: what hands the products' size to the Reshape."""
     steps: tuple[Step, ...]
-    """In the order in which they are in the graph."""
+    """In the order in which they are in the graph; the one of the body of a Scan."""
+    scan: onnx.NodeProto | None = None
+    """The Scan; None where the steps are written out."""
+    lengths: tuple[onnx.NodeProto, ...] = ()
+    """Shapes taken of the products, for the states that a Scan begins with."""
 
     @property
     def kernel(self) -> str:
@@ -82,23 +95,33 @@ class ConvolutionalCell:
     @property
     def recurrent_kernel(self) -> str:
         """Name of the recurrent weights, (4 × filters, filters, window...)."""
-        return next(str(step.convolve.input[1]) for step in self.steps if step.convolve is not None)
+        return str(self.recurrent.input[1])
 
     @property
     def convolutions(self) -> tuple[onnx.NodeProto, ...]:
-        """Every node with weights."""
+        """Every node of the graph with weights, its own or in its body."""
+        if self.scan is not None:
+            return (self.project, self.scan)
         return (self.project, *(step.convolve for step in self.steps if step.convolve is not None))
 
     @property
+    def recurrent(self) -> onnx.NodeProto:
+        """A convolution of the hidden state."""
+        return next(step.convolve for step in self.steps if step.convolve is not None)
+
+    @property
     def nodes(self) -> Iterator[onnx.NodeProto]:
-        """Every node of the cell."""
-        yield from (self.project, self.reshape, *self.sizes)
+        """Every node of the graph that belongs to the cell."""
+        yield from (self.project, self.reshape, *self.sizes, *self.lengths)
+        if self.scan is not None:
+            yield self.scan
+            return
         for step in self.steps:
-            yield from (step.take, *([step.convolve] if step.convolve else []), step.split, *step.inner, step.last)
+            yield from step.nodes
 
 
 def find_cells(graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto]) -> tuple[ConvolutionalCell, ...]:
-    """The ConvLSTM layers of a graph whose steps are written out as `edgeseq.lowering.unrolled` does it."""
+    """The ConvLSTM layers of a graph, written as `edgeseq.lowering.unrolled` and `edgeseq.lowering.scan` do it."""
     return tuple(
         found
         for node in graph.node
@@ -125,15 +148,39 @@ class _Finder:
             reshape, sizes = self._reshape_by_size(project)
         if reshape is None or any(name not in self._constants for name in project.input[1:] if name):
             return None
-        takes = self._readers[reshape.output[0]]
-        if any(node.op_type != "Gather" for node in takes) or len(takes) != self._uses[reshape.output[0]]:
+        readers = self._readers[reshape.output[0]]
+        if len(readers) != self._uses[reshape.output[0]]:
             return None
-        steps = [self._step(take) for take in takes]
+        scans = [node for node in readers if node.op_type == "Scan"]
+        if len(scans) == 1:
+            return self._in_scan(project, reshape, sizes, scans[0])
+        if any(node.op_type != "Gather" for node in readers):
+            return None
+        steps = [self._step(take.output[0], take) for take in readers]
         found = tuple(step for step in steps if step is not None)
         kernels = {step.convolve.input[1] for step in found if step.convolve is not None}
-        if len(found) < len(takes) or len(kernels) != 1:
+        if len(found) < len(readers) or len(kernels) != 1:
             return None
         return ConvolutionalCell(project=project, reshape=reshape, sizes=sizes, steps=found)
+
+    def _in_scan(
+        self,
+        project: onnx.NodeProto,
+        reshape: onnx.NodeProto,
+        sizes: tuple[onnx.NodeProto, ...],
+        scan: onnx.NodeProto,
+    ) -> ConvolutionalCell | None:
+        """The cell whose one step is the body of `scan`."""
+        name, [body] = reshape.output[0], subgraphs(scan)
+        lengths = tuple(node for node in self._readers[name] if node is not scan)
+        if list(scan.input).count(name) != 1 or not all(_leaves_channels_out(node) for node in lengths):
+            return None
+        step = _Finder(body, self._constants)._step(body.input[list(scan.input).index(name)].name, None)
+        if step is None or step.convolve is None:
+            return None
+        return ConvolutionalCell(
+            project=project, reshape=reshape, sizes=sizes, steps=(step,), scan=scan, lengths=lengths
+        )
 
     def _reshape_by_size(self, project: onnx.NodeProto) -> tuple[onnx.NodeProto | None, tuple[onnx.NodeProto, ...]]:
         """The Reshape of products whose size it takes from themselves: Shape -> Concat -> Reshape."""
@@ -145,8 +192,9 @@ class _Finder:
             return None, ()
         return readers["Reshape"], (readers["Shape"], concat)
 
-    def _step(self, take: onnx.NodeProto) -> Step | None:
-        convolve, total = None, take.output[0]
+    def _step(self, products: str, take: onnx.NodeProto | None) -> Step | None:
+        """The step with these input products."""
+        convolve, total = None, products
         add = self._only_reader(total, "Add")
         if add is not None:
             convolve = self._maker.get(add.input[1] if add.input[0] == total else add.input[0])
@@ -184,6 +232,7 @@ class _Finder:
             return None
         return Step(
             take=take,
+            products=products,
             convolve=convolve,
             split=split,
             inner=(*inner, shown),
@@ -241,14 +290,15 @@ def in_8_bits(
 
     Raises Declined where the input convolution moves its window otherwise than the recurrent one.
     """
-    recurrent = next(step.convolve for step in cell.steps if step.convolve is not None)
-    if _window(cell.project, constants) != _window(recurrent, constants):
+    if _window(cell.project, constants) != _window(cell.recurrent, constants):
         raise Declined("its input convolution has other padding, strides or dilation than the recurrent one")
     writer = _Writer(cell, constants, bounds, bits)
     pieces = {node.name: Piece(nodes=()) for node in cell.nodes}
     pieces[cell.reshape.name] = writer.images()
+    if cell.scan is not None:
+        return pieces | writer.scan(cell.scan, cell.steps[0])
     for step in cell.steps:
-        pieces[step.last.name] = writer.step(step)
+        pieces[step.last.name] = writer.piece(writer.step(step))
     return pieces
 
 
@@ -258,7 +308,6 @@ class _Writer:
     def __init__(self, cell: ConvolutionalCell, constants: Mapping[str, Array], bounds: Mapping[str, float], bits: int):
         self._cell, self._name = cell, str(cell.project.name)
         self._images, self._steps = f"{self._name}/images", f"{self._name}/steps"
-        self._recurrent = next(step.convolve for step in cell.steps if step.convolve is not None)
         kernel, recurrent = constants[cell.kernel], constants[cell.recurrent_kernel]
         self._filters = len(kernel) // 4
         bias = np.zeros(len(kernel), np.float32)
@@ -296,7 +345,7 @@ class _Writer:
         blocks = np.split(array, 4)
         return np.concatenate([blocks[gate] for gate in gates])
 
-    def _piece(self, nodes: Sequence[onnx.NodeProto]) -> Piece:
+    def piece(self, nodes: Sequence[onnx.NodeProto]) -> Piece:
         read = set(values_read(nodes))
         return Piece(
             nodes=tuple(nodes),
@@ -306,10 +355,17 @@ class _Writer:
 
     def images(self) -> Piece:
         """All steps' inputs in 8 bits, (time, batch, channels, spatial...)."""
-        name = self._name
-        self._constants |= {f"{name}/times": np.array([len(self._cell.steps), -1], np.int64)}
-        return self._piece(
+        name, lengths, nodes = self._name, f"{self._name}/lengths", []
+        if self._cell.sizes:
+            # What the products' own size is put behind: time and batch.
+            lengths = self._cell.sizes[-1].input[0]
+        else:
+            self._constants |= {f"{name}/first": np.array([0], np.int64), f"{name}/two": np.array([2], np.int64)}
+            read = [self._cell.reshape.input[1], f"{name}/first", f"{name}/two"]
+            nodes.append(helper.make_node("Slice", read, [lengths], f"{name}/slice"))
+        return self.piece(
             [
+                *nodes,
                 helper.make_node(
                     "QuantizeLinear",
                     [self._cell.project.input[0], f"{name}/scale_x", f"{name}/zero_xh"],
@@ -317,14 +373,36 @@ class _Writer:
                     f"{name}/quantize",
                 ),
                 helper.make_node("Shape", [self._images], [f"{name}/image"], f"{name}/shape", start=1),
-                helper.make_node(
-                    "Concat", [f"{name}/times", f"{name}/image"], [f"{name}/shapes"], f"{name}/concat", axis=0
-                ),
-                helper.make_node("Reshape", [self._images, f"{name}/shapes"], [self._steps], f"{name}/reshape"),
+                helper.make_node("Concat", [lengths, f"{name}/image"], [f"{name}/to"], f"{name}/concat", axis=0),
+                helper.make_node("Reshape", [self._images, f"{name}/to"], [self._steps], f"{name}/reshape"),
             ]
         )
 
-    def step(self, step: Step) -> Piece:
+    def scan(self, scan: onnx.NodeProto, step: Step) -> dict[str, Piece]:
+        """The Scan with its step in 8 bits, and the shapes that were taken of the products."""
+        products = self._cell.reshape.output[0]
+        changed = onnx.NodeProto.FromString(scan.SerializeToString())
+        changed.input[list(scan.input).index(products)] = self._steps
+        [body] = subgraphs(changed)
+        [taken] = [value for value in body.input if value.name == step.products]
+        taken.CopyFrom(helper.make_tensor_value_info(taken.name, onnx.TensorProto.UINT8, None))
+        replaced = {node.name for node in step.nodes}
+        nodes: list[onnx.NodeProto] = []
+        for node in body.node:
+            if node.name == step.last.name:
+                nodes += self.step(step)
+            elif node.name not in replaced:
+                nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+        del body.node[:], body.value_info[:]
+        body.node.extend(nodes)
+        found = {scan.name: self.piece([changed])}
+        for node in self._cell.lengths:
+            of_steps = onnx.NodeProto.FromString(node.SerializeToString())
+            of_steps.input[0] = self._steps
+            found[node.name] = Piece(nodes=(of_steps,))
+        return found
+
+    def step(self, step: Step) -> list[onnx.NodeProto]:
         """All of one step: reads and makes the values that the step in float does."""
         at, name = str(step.last.name), self._name
         made: list[onnx.NodeProto] = []
@@ -333,13 +411,15 @@ class _Writer:
             made.append(helper.make_node(op_type, inputs, [output], f"{output}", domain=domain, **attributes))
             return output
 
-        x = op("Gather", [self._steps, step.take.input[1]], f"{at}/x", axis=0)
+        x = step.products
+        if step.take is not None:
+            x = op("Gather", [self._steps, step.take.input[1]], f"{at}/x", axis=0)
         form = "first"
         if step.convolve is not None:
             form, before = "step", step.convolve.input[0]
             h = op("QuantizeLinear", [before, f"{name}/scale_h", f"{name}/zero_xh"], f"{at}/h")
             x = op("Concat", [x, h], f"{at}/both", axis=1)
-        attributes = _attributes(self._recurrent)
+        attributes = _attributes(self._cell.recurrent)
         zero = f"{name}/zero"
         gates, candidate = (
             op(
@@ -377,11 +457,18 @@ class _Writer:
             )
         shown = op(step.shown.op_type, [step.cell_after], f"{at}/shown", **_attributes(step.shown))
         made.append(helper.make_node("Mul", [output, shown], step.last.output, step.last.name))
-        return self._piece(made)
+        return made
 
 
 def _rounded(array: Array) -> Array:
     return np.rint(array).astype(np.int32)
+
+
+def _leaves_channels_out(node: onnx.NodeProto) -> bool:
+    """Whether it is a Shape of lengths that images have in common with their products: all but the channels."""
+    given = _attributes(node)
+    start, end = given.get("start", 0), given.get("end", _CHANNELS + 1)
+    return node.op_type == "Shape" and (start > _CHANNELS or 0 < end <= _CHANNELS)
 
 
 def _best_bound(numbers: Array, op_type: str) -> float:
