@@ -247,7 +247,12 @@ def _steps_bounded(layer: Layer, node: onnx.NodeProto, _: Parameters, bits: int)
     return written_out(layer, node, inputs=products.blocks(8, 128), states=products.bounded(1.0, bits))
 
 
-_BLOCKS = {"8-bit-blocks": (8, 128), "4-bit-blocks-32": (4, 32), "4-bit-blocks-128": (4, 128)}
+_BLOCKS = {
+    "8-bit-blocks": (8, 128),
+    "4-bit-blocks-32": (4, 32),
+    "4-bit-blocks-128": (4, 128),
+    "4-bit-blocks-256": (4, 256),
+}
 """Name, bits and numbers to a scale of the forms with weights in blocks."""
 
 

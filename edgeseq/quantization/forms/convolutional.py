@@ -2,9 +2,9 @@
 
 onnxruntime's integer convolution is slower than the one in float, but the one with known scales (`QLinearConv`) is
 several times faster, where the numbers stay in 8 bits from the input to the gates. So a step's input and hidden state
-are put together, convolutions of both give the gates and the candidate in 8 bits, each with a range of its own, and
-the gates' sigmoid is a table of 256 entries (`QLinearSigmoid`). Other functions, and the cell state, go on in float,
-where small numbers keep their digits. All scales are known beforehand, so that rows and steps stay independent.
+are put together, one convolution of both gives gates and candidate in 8 bits, and the gates' sigmoid is a table of 256
+entries (`QLinearSigmoid`). Other functions, and the cell state, go on in float, where small numbers keep their digits.
+All scales are known beforehand, so that rows and steps stay independent.
 """
 
 from __future__ import annotations
@@ -318,6 +318,7 @@ class _Writer:
             name: np.float32(bounds[name] / (shared if name in "xh" else 127))
             for name in ("x", "h", "gates", "candidate")
         }
+        self._stretch = scale["gates"] / scale["candidate"]
         # x / scale_x is as large as h / scale_h: the weights of x take up the difference.
         inputs = kernel * (scale["x"] / scale["h"])
         self._constants = {f"{self._name}/scale_{name}": entry for name, entry in scale.items()} | {
@@ -326,24 +327,23 @@ class _Writer:
             f"{self._name}/sigmoid_scale": np.float32(1 / 256),
             f"{self._name}/sigmoid_zero": np.uint8(0),
             f"{self._name}/thirds": np.array([self._filters] * 3, np.int64),
+            f"{self._name}/quarters": np.array([3 * self._filters, self._filters], np.int64),
         }
-        for part, rows in (("gates", (0, 1, 3)), ("candidate", (2,))):
-            for form, weights in (("first", inputs), ("step", np.concatenate([inputs, recurrent], axis=1))):
-                chosen, its_bias = (self._rows(array, rows) for array in (weights, bias))
-                numbers, weight_scale = to_int8(chosen, tuple(range(1, chosen.ndim)), bits)
-                weight_scale = weight_scale.reshape(-1)
-                self._constants |= {
-                    f"{self._name}/{part}/{form}/int8": numbers,
-                    f"{self._name}/{part}/{form}/scale": weight_scale,
-                    f"{self._name}/{part}/{form}/zero": np.zeros(len(numbers), np.int8),
-                    f"{self._name}/{part}/{form}/bias": np.rint(its_bias / (weight_scale * scale["h"])).astype(
-                        np.int32
-                    ),
-                }
+        for form, weights in (("first", inputs), ("step", np.concatenate([inputs, recurrent], axis=1))):
+            chosen, its_bias = self._stretched(weights), self._stretched(bias)
+            numbers, weight_scale = to_int8(chosen, tuple(range(1, chosen.ndim)), bits)
+            weight_scale = weight_scale.reshape(-1)
+            self._constants |= {
+                f"{self._name}/{form}/int8": numbers,
+                f"{self._name}/{form}/scale": weight_scale,
+                f"{self._name}/{form}/zero": np.zeros(len(numbers), np.int8),
+                f"{self._name}/{form}/bias": np.rint(its_bias / (weight_scale * scale["h"])).astype(np.int32),
+            }
 
-    def _rows(self, array: Array, gates: Sequence[int]) -> Array:
-        blocks = np.split(array, 4)
-        return np.concatenate([blocks[gate] for gate in gates])
+    def _stretched(self, array: Array) -> Array:
+        """Rows of the gates, then those of the candidate, which fills their range: its own is another."""
+        input_, forget, candidate, output = np.split(array, 4)
+        return np.concatenate([input_, forget, output, candidate * self._stretch])
 
     def piece(self, nodes: Sequence[onnx.NodeProto]) -> Piece:
         read = set(values_read(nodes))
@@ -421,19 +421,18 @@ class _Writer:
             x = op("Concat", [x, h], f"{at}/both", axis=1)
         attributes = _attributes(self._cell.recurrent)
         zero = f"{name}/zero"
-        gates, candidate = (
-            op(
-                "QLinearConv",
-                [
-                    *(x, f"{name}/scale_h", f"{name}/zero_xh"),
-                    *(f"{name}/{part}/{form}/{entry}" for entry in ("int8", "scale", "zero")),
-                    *(f"{name}/scale_{part}", zero, f"{name}/{part}/{form}/bias"),
-                ],
-                f"{at}/{part}",
-                **attributes,
-            )
-            for part in ("gates", "candidate")
+        both = op(
+            "QLinearConv",
+            [
+                *(x, f"{name}/scale_h", f"{name}/zero_xh"),
+                *(f"{name}/{form}/{entry}" for entry in ("int8", "scale", "zero")),
+                *(f"{name}/scale_gates", zero, f"{name}/{form}/bias"),
+            ],
+            f"{at}/numbers",
+            **attributes,
         )
+        gates, candidate = f"{at}/gates", f"{at}/candidate"
+        made.append(helper.make_node("Split", [both, f"{name}/quarters"], [gates, candidate], f"{at}/divide", axis=1))
         if step.gate.op_type == "Sigmoid":
             sigmoid = [f"{name}/sigmoid_scale", f"{name}/sigmoid_zero"]
             op("QLinearSigmoid", [gates, f"{name}/scale_gates", zero, *sigmoid], f"{at}/table", CONTRIBUTED)
