@@ -18,7 +18,8 @@ from typing import Any
 
 Load = Callable[[str], Any]
 
-_DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+"""The name that NVIDIA's driver is loaded by."""
 # Loaded by name when the first recurrent layer or convolution is made, so that the provider's library does not list it.
 _LOADED_LATER = {"cuda": ("libcudnn.so.9",), "tensorrt": ()}
 # The oldest driver for any CUDA of a major version: https://docs.nvidia.com/deploy/cuda-compatibility/.
@@ -95,13 +96,13 @@ def find_cause(
 def find_libraries(provider: str, library: Path, load: Load = ctypes.CDLL) -> dict[str, bool]:
     """The libraries that ``cuda`` or ``tensorrt`` needs beside the driver's, and whether each can be loaded."""
     needed = dict.fromkeys([*needed_libraries(library), *_LOADED_LATER[provider]])
-    return {name: _loads(name, load) for name in needed if name != _DRIVER_LIBRARY}
+    return {name: _loads(name, load) for name in needed if name != DRIVER_LIBRARY}
 
 
 def read_driver(load: Load = ctypes.CDLL) -> Driver:
     """Ask NVIDIA's driver for its version and its GPUs. Raises nothing."""
     try:
-        library = load(_DRIVER_LIBRARY)
+        library = load(DRIVER_LIBRARY)
     except OSError as error:
         return Driver(cuda=None, devices=(), error=f"there is no NVIDIA driver ({error})")
     number = ctypes.c_int()

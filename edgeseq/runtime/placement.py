@@ -11,19 +11,18 @@ import json
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from edgeseq.errors import PlacementRefused
-from edgeseq.runtime import providers
 
 _EVENT = "_kernel_time"
 _FLOATS = ("float", "double", "bfloat")
 _SHOWN = 3
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,27 +87,32 @@ class Proof:
         self._requested, self._unavailable = tuple(requested), unavailable
         self._folder = tempfile.TemporaryDirectory(prefix="edgeseq-profile-")
         self._lock = threading.Lock()
+        self._passed = False
         self.prefix = str(Path(self._folder.name) / "profile")
         """Where the session is to write its profile."""
         self.placement: Placement | None = None
         """Where the nodes ran; None before the first run that answered."""
 
-    def run(self, session: Any, outputs: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """As `providers.run`. Raises PlacementRefused, on this run and any other, as `check_strict` does."""
-        if self.placement is None:
+    def run(self, session: Any, run: Callable[[], T]) -> T:
+        """What `run`, which runs `session` once, answers.
+
+        Raises PlacementRefused, on this run and any other, as `check_strict` does.
+        """
+        if not self._passed:
             # One at a time: profiling ends with the first run.
             with self._lock:
                 if self.placement is None:
-                    results = providers.run(session, outputs, feed)
+                    results = run()
                     nodes = read_profile(Path(session.end_profiling()))
                     self._folder.cleanup()
                     self.placement = Placement(
                         requested=self._requested, nodes=nodes, unavailable=dict(self._unavailable)
                     )
                     check_strict(self.placement)
+                    self._passed = True
                     return results
-        check_strict(self.placement)
-        return providers.run(session, outputs, feed)
+            check_strict(self.placement)
+        return run()
 
 
 def read_profile(path: Path) -> tuple[PlacedNode, ...]:
@@ -123,7 +127,7 @@ def read_profile(path: Path) -> tuple[PlacedNode, ...]:
             PlacedNode(
                 name=name,
                 op_type=arguments["op_name"],
-                layer=_layer(name),
+                layer=layer_of(name),
                 provider=arguments["provider"],
                 floating=_floating(arguments),
             ),
@@ -149,8 +153,11 @@ def check_strict(placement: Placement) -> None:
     )
 
 
-def _layer(name: str) -> str:
-    """The scope before the op: onnxruntime puts ``fused `` before a name and its transformer's name behind."""
+def layer_of(name: str) -> str:
+    """Name of the layer in a node's name, which is its scope; empty where there is none.
+
+    onnxruntime puts ``fused `` before the name of a node that it fused, and its transformer's name behind.
+    """
     scope, slash, _ = name.removeprefix("fused ").partition("/")
     return scope if slash else ""
 

@@ -267,11 +267,22 @@ def test_shapes_that_do_not_fit_inside_the_graph_are_an_input_mismatch(write: Ca
 @pytest.mark.parametrize("name", ["InvalidArgument", "Fail", "RuntimeException", "NotImplemented"])
 def test_every_refusal_of_a_run_is_an_input_mismatch(name: str):
     class Session:
-        def run(self, _outputs: Any, _feed: Any) -> None:
+        def run(self, _outputs: Any, _feed: Any, _options: Any) -> None:
             raise getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)("[ONNXRuntimeError] : 6 : NAME : no such")
 
     with pytest.raises(InputMismatch, match=r"^onnxruntime refuses this input: no such$"):
         providers.run(Session(), [], {})
+
+
+def test_the_refusal_of_a_bound_run_has_the_same_words():
+    """onnxruntime raises another exception there, with other words before the reason."""
+
+    class Session:
+        def run_with_iobinding(self, _binding: Any, _options: Any) -> None:
+            raise RuntimeError("Error in execution: no such")
+
+    with pytest.raises(InputMismatch, match=r"^onnxruntime refuses this input: no such$"):
+        providers.run_bound(Session(), None)
 
 
 @pytest.mark.parametrize("body", ["raise ModuleNotFoundError('absent', name='onnxruntime')", ""])
