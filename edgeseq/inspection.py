@@ -12,7 +12,15 @@ from edgeseq.errors import InvalidFile, MissingExtra, WrongUsage
 from edgeseq.files import StrPath, check_input
 from edgeseq.prediction import TARGETS, Prediction, predict
 from edgeseq.runtime import wire
-from edgeseq.runtime.manifest import Compiled, Manifest, Quantization, RecurrentLayer, StateSpec, TensorSpec, load_manifest
+from edgeseq.runtime.manifest import (
+    Compiled,
+    Manifest,
+    Quantization,
+    RecurrentLayer,
+    StateSpec,
+    TensorSpec,
+    load_manifest,
+)
 from edgeseq.runtime.preprocessing import validate
 
 try:
