@@ -91,10 +91,10 @@ def check_lengths(lengths: Mapping[str, int], ranges: Mapping[str, Sequence[int]
             continue
         shortest, *_, longest = ranges[axis]
         if not shortest <= length <= longest:
-            low, high = min(shortest, length), max(longest, length)
+            low, high = max(1, min(shortest, length)), max(longest, length)
             raise InputMismatch(
                 f"the axis '{axis}' has the length {length}; the engine was built for {shortest} to {longest}. Cut or "
-                f"pad the input, or have an engine built for more, which takes 30 to 120 s: --range "
+                f"pad the input, or have one built for {low} to {high}, which takes 30 to 120 s: --range "
                 f"{axis}={low}:{high}, in Python ranges={{'{axis}': ({low}, {high})}}, for a compiled file to compile"
             )
 

@@ -126,9 +126,9 @@ def test_lengths_within_pass(length):
     check_lengths({"batch": length, "other": 99}, {"batch": (1, 5, 9)})
 
 
-@pytest.mark.parametrize(("length", "wider"), [(10, "1:10"), (0, "0:9")])
+@pytest.mark.parametrize(("length", "wider"), [(10, "1:10"), (0, "1:9")])
 def test_lengths_outside_say_what_is_allowed(length, wider):
-    with pytest.raises(InputMismatch, match=rf"'batch' has the length {length}.*1 to 9.*{wider}.*30 to 120 s"):
+    with pytest.raises(InputMismatch, match=rf"'batch' has the length {length}.*1 to 9.*30 to 120 s.*{wider}"):
         check_lengths({"batch": length}, {"batch": (1, 5, 9)})
 
 
