@@ -21,6 +21,9 @@ from edgeseq.runtime.golden import golden_folder, read_golden
 from edgeseq.runtime.providers import SHORT_NAMES
 from edgeseq.runtime.ranges import GivenRanges
 
+# NVIDIA's libraries read it once, when they are loaded.
+_TF32 = "NVIDIA_TF32_OVERRIDE"
+
 Array = npt.NDArray[Any]
 Reference = Callable[[Any], Any]
 
@@ -122,6 +125,8 @@ def compare(
     parity = compare_answers([pair], tolerance=tolerance, provider=provider, reference=kind)
     placement = model.placement
     assert placement is not None, "the model was called"
+    if not parity and placement.requested[0] == SHORT_NAMES["tensorrt"] and os.environ.get(_TF32) != "0":
+        notes = (*notes, f"TensorRT may round products to TF32, for which it has no option here: set {_TF32}=0 and try")
     return replace(parity, notes=(*notes, *placement.notes, *surprises(path, placement)))
 
 

@@ -24,7 +24,7 @@ _ANY_GPU = "trt_engine_hw_compatible"
 def read_machine(full_name: str, options: Mapping[str, Any]) -> dict[str, str]:
     """What a file for the provider `full_name` is built on here: versions, and the device. Raises MissingExtra."""
     if full_name == tensorrt.FULL_NAME:
-        return dataclasses.asdict(tensorrt.read_device(int(options.get("device_id", "0"))))
+        return dataclasses.asdict(tensorrt.read_device(tensorrt.device_id(options)))
     return {
         "onnxruntime": providers.versions()["onnxruntime"],
         "system": platform.system(),
@@ -46,7 +46,7 @@ def check(path: StrPath, record: Compiled, full_name: str, options: Mapping[str,
     here = read_machine(full_name, options)
     binding = tuple(record.built_on)
     if full_name == tensorrt.FULL_NAME:
-        binding = _TENSORRT_BINDS[:1] if record.options.get(_ANY_GPU) in ("1", "true", "True") else _TENSORRT_BINDS
+        binding = _TENSORRT_BINDS[:1] if tensorrt.is_true(record.options.get(_ANY_GPU, "0")) else _TENSORRT_BINDS
     differences = {
         name: (record.built_on.get(name, ""), here.get(name, ""))
         for name in binding

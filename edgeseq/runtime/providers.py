@@ -5,13 +5,9 @@ onnxruntime is imported when the first session is opened, not before.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import difflib
-import importlib.metadata
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeseq.errors import InputMismatch, InvalidFile, MissingExtra, ProviderUnavailable, WrongUsage
+from edgeseq.errors import InputMismatch, InvalidFile, MissingExtra, ProviderUnavailable, Unavailable, WrongUsage
 from edgeseq.files import StrPath, check_input
 from edgeseq.runtime import nvidia
 from edgeseq.runtime.partitions import RECORD
@@ -31,6 +27,9 @@ SHORT_NAMES = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 """Our name of a provider -> onnxruntime's. Any other is asked for by onnxruntime's own name."""
+
+# CUDA's own errors, which lie in some 600 characters of templates and paths.
+_GPU_FAILURE = re.compile(r"(?:CUDA|CUDNN|CUBLAS|CURAND|CUFFT) failure \d+: [^;]*[^; ]")
 
 _ADVICE_PAGE = "https://onnxruntime.ai/docs/execution-providers"
 
@@ -75,9 +74,11 @@ def choose(provider: str, provider_options: Mapping[str, Any] | None = None) -> 
     if not all(names) or len(set(full_names)) < len(names):
         raise WrongUsage(f"providers are different names with commas between them, as in cuda,cpu; got '{provider}'")
     started, unavailable, advice = [], {}, ""
+    # Those of engines would build, or write, one of the tiny model.
+    options = {key: value for key, value in (provider_options or {}).items() if not str(key).startswith("trt_")}
     for place, name in enumerate(names):
         try:
-            open_session(tiny_model(), provider=name, provider_options=None if place else provider_options)
+            open_session(tiny_model(), provider=name, provider_options=None if place else options)
         except ProviderUnavailable as error:
             unavailable[name] = error.reason
             advice = advice or error.advice
@@ -130,9 +131,7 @@ def open_session(
         options.add_session_config_entry(key, value)
     other_names = [_full_name(onnxruntime, other) for other in others]
     if not _NVIDIA.keys().isdisjoint({full_name, *other_names}):
-        # Finds the libraries that pip put into Python's own folders. It prints what it does not find.
-        with contextlib.redirect_stdout(sys.stderr):
-            nvidia.preload(onnxruntime)
+        nvidia.preload(onnxruntime)
     raised = _exceptions()
     file_errors = (raised.InvalidProtobuf, raised.InvalidGraph, raised.NoModel, raised.NoSuchFile)
     other_errors = (raised.Fail, raised.InvalidArgument, raised.NotImplemented, raised.RuntimeException, raised.EPFail)
@@ -160,12 +159,13 @@ def open_session(
 def run(session: Any, outputs: Sequence[str], feed: Mapping[str, np.ndarray], options: Any = None) -> list[np.ndarray]:
     """`session.run`, with onnxruntime's run `options`.
 
-    Raises InputMismatch for what an op refuses: a word id past the vocabulary, shapes that do not fit one another.
+    Raises InputMismatch for what an op refuses: a word id past the vocabulary, shapes that do not fit one another;
+    Unavailable where the GPU fails, as when its memory is full.
     """
     try:
         found: list[np.ndarray] = session.run(outputs, feed, options)
     except _refusals() as error:  # evaluated only when something was raised
-        raise InputMismatch(f"onnxruntime refuses this input: {_reason(error)}") from error
+        raise _refused(error) from error
     return found
 
 
@@ -174,7 +174,14 @@ def run_bound(session: Any, binding: Any, options: Any = None) -> None:
     try:
         session.run_with_iobinding(binding, options)
     except _refusals(RuntimeError) as error:  # of bindings, onnxruntime raises Python's own
-        raise InputMismatch(f"onnxruntime refuses this input: {_reason(error)}") from error
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> InputMismatch | Unavailable:
+    reason = _reason(error)
+    if _GPU_FAILURE.search(reason):
+        return Unavailable(f"the GPU failed: {reason}. Try a smaller batch, another device_id, or provider 'cpu'")
+    return InputMismatch(f"onnxruntime refuses this input: {reason}")
 
 
 def _onnxruntime() -> Any:
@@ -282,6 +289,8 @@ def _check_known(provider: str, options: Mapping[str, Any], known: Mapping[str, 
     """Raise WrongUsage for an option that the provider, which told us all of its own, does not have."""
     for name in options:
         if known and name not in known:
+            import difflib
+
             near = difflib.get_close_matches(name, known, n=1)
             meant = f" Did you mean '{near[0]}'?" if near else ""
             raise WrongUsage(
@@ -313,8 +322,7 @@ def nvidia_libraries() -> dict[str, bool]:
     for full_name, short in _NVIDIA.items():
         library = _library(onnxruntime, full_name)
         if library is not None:
-            with contextlib.redirect_stdout(sys.stderr):
-                nvidia.preload(onnxruntime)
+            nvidia.preload(onnxruntime)
             found |= nvidia.find_libraries(short, library)
     return found
 
@@ -349,6 +357,8 @@ def _unloadable(library: Path | None) -> str | None:
 
 
 def _installed(package: str) -> bool:
+    import importlib.metadata
+
     try:
         importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -361,8 +371,7 @@ def _reason(error: Exception) -> str:
     text = " ".join(re.sub(r"^(\[ONNXRuntimeError\] : \d+ : \w+|Error in execution) ?: ", "", str(error)).split())
     # What ONNX Runtime itself throws begins with where: file, line and the function's whole signature.
     text = re.sub(r"^/\S+\.(?:cc|h):\d+ [^(]*\((?:[^()]|\([^()]*\))*\)(?: const)? ", "", text)
-    # Some 600 characters of templates and paths lie around these.
-    cuda = re.search(r"(?:CUDA|CUDNN|CUBLAS|CURAND|CUFFT) failure \d+: [^;]*[^; ]", text)
+    cuda = _GPU_FAILURE.search(text)
     return cuda.group() if cuda else text
 
 

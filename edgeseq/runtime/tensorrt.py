@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +137,7 @@ def prepare(
     """
     given = {name: as_text(value) for name, value in (options or {}).items()}
     _check_options(given, ranges)
-    if not context and _is_true(given.get(CONTEXT, "0")):
+    if not context and is_true(given.get(CONTEXT, "0")):
         raise WrongUsage(f"{CONTEXT} is what compiling does: edgeseq compile, or edgeseq.compile_model")
     if MIN in given:
         chosen, shapes = {}, {}
@@ -147,7 +146,7 @@ def prepare(
             samples = _golden_inputs(path, manifest)
         chosen = choose_ranges(manifest, ranges, samples)
         shapes = plan(manifest, chosen).shapes
-    device = read_device(int(given.get("device_id", "0")))
+    device = read_device(device_id(given))
     ours = {**shapes, TIMING: "1", TIMING_PATH: str(timing_folder(device))}
     if context:
         ours |= {CONTEXT: "1", CONTEXT_EMBED: "1"}
@@ -161,7 +160,7 @@ def prepare(
         "options": {name: value for name, value in merged.items() if name not in _PLACES},
         "device": dataclasses.asdict(device),
     }
-    kept = context or (CACHE_PATH not in given and _is_true(merged[CACHE]))
+    kept = context or (CACHE_PATH not in given and is_true(merged[CACHE]))
     folder = caching.cache_folder() / "tensorrt" / caching.key_of(ingredients) if kept else None
     return Engine(
         options=merged,
@@ -175,6 +174,14 @@ def prepare(
 def timing_folder(device: Device) -> Path:
     """Where the timings of kernels are kept, for all models of one GPU and one version of everything."""
     return caching.cache_folder() / "tensorrt" / "timing" / caching.key_of(dataclasses.asdict(device))
+
+
+def device_id(options: Mapping[str, Any]) -> int:
+    """The number of the GPU in a provider's options. Raises WrongUsage for what is no number."""
+    text = str(options.get("device_id", "0"))
+    if not text.isdigit():
+        raise WrongUsage(f"device_id must be the number of a GPU, 0 or more; got {text}")
+    return int(text)
 
 
 def read_device(device_id: int = 0, load: nvidia.Load = ctypes.CDLL) -> Device:
@@ -203,6 +210,8 @@ def _library_version(load: nvidia.Load) -> str:
             # Up to TensorRT 8 the steps were of 1000 and 100.
             major, minor = (number // 10000, number // 100 % 100) if number >= 10000 else divmod(number // 100, 10)
             return f"{major}.{minor}.{number % 100}"
+    import importlib.metadata
+
     for package in _PACKAGES:
         try:
             return importlib.metadata.version(package)
@@ -236,7 +245,8 @@ def as_text(value: Any) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def _is_true(text: str) -> bool:
+def is_true(text: str) -> bool:
+    """Whether an option of the provider's says yes."""
     return text.lower() in ("1", "true")
 
 
@@ -246,9 +256,8 @@ def _check_options(given: Mapping[str, str], ranges: GivenRanges | None) -> None
         raise WrongUsage(f"{', '.join(profiles)} needs the other two of {MIN}, {OPT} and {MAX}")
     if profiles and ranges:
         raise WrongUsage(f"ranges and {profiles[0]} plan the same thing. Give one of them")
-    if CACHE_PATH in given and CACHE in given and not _is_true(given[CACHE]):
+    if CACHE_PATH in given and CACHE in given and not is_true(given[CACHE]):
         raise WrongUsage(f"{CACHE_PATH} is of no use with {CACHE}={given[CACHE]}. Leave one of them out")
-    if TIMING_PATH in given and TIMING in given and not _is_true(given[TIMING]):
+    if TIMING_PATH in given and TIMING in given and not is_true(given[TIMING]):
         raise WrongUsage(f"{TIMING_PATH} is of no use with {TIMING}={given[TIMING]}. Leave one of them out")
-    if not given.get("device_id", "0").isdigit():
-        raise WrongUsage(f"device_id must be the number of a GPU, 0 or more; got {given['device_id']}")
+    device_id(given)

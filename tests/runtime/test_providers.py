@@ -16,7 +16,15 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from edgeseq.errors import InputMismatch, InvalidFile, MissingExtra, MissingInput, ProviderUnavailable, WrongUsage
+from edgeseq.errors import (
+    InputMismatch,
+    InvalidFile,
+    MissingExtra,
+    MissingInput,
+    ProviderUnavailable,
+    Unavailable,
+    WrongUsage,
+)
 from edgeseq.runtime import Model, nvidia, providers
 
 
@@ -118,7 +126,7 @@ def test_the_driver_that_is_missing_is_the_reason(
     (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
     monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(nvidia, "find_cause", functools.partial(nvidia.find_cause, load=_nothing))
-    with pytest.raises(ProviderUnavailable, match=r"libcudnn\.so\.9; there is no NVIDIA driver .*--gpus all"):
+    with pytest.raises(ProviderUnavailable, match=r"there is no NVIDIA driver .*--gpus all"):
         Model(make_lstm().path, provider="cuda")
 
 
@@ -283,6 +291,16 @@ def test_the_refusal_of_a_bound_run_has_the_same_words():
 
     with pytest.raises(InputMismatch, match=r"^onnxruntime refuses this input: no such$"):
         providers.run_bound(Session(), None)
+
+
+def test_a_gpu_that_fails_is_no_fault_of_the_input():
+    class Session:
+        def run(self, _outputs: Any, _feed: Any, _options: Any) -> None:
+            failed = onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException
+            raise failed("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : /x.cc:1 CUDA failure 2: out of memory ; GPU=0 ;")
+
+    with pytest.raises(Unavailable, match=r"CUDA failure 2: out of memory\. Try a smaller batch"):
+        providers.run(Session(), [], {})
 
 
 @pytest.mark.parametrize("body", ["raise ModuleNotFoundError('absent', name='onnxruntime')", ""])
