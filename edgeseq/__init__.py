@@ -20,12 +20,14 @@ _HOMES = {
     "benchmark": "edgeseq.bench",
     "train": "edgeseq.recipes",
     "diagnose": "edgeseq.diagnosis",
+    "compile_model": "edgeseq.compiling",
 }
 
-__all__ = ["__version__", "benchmark", "compare", "diagnose", "export", "inspect", "quantize", "train"]
+__all__ = ["__version__", "benchmark", "compare", "compile_model", "diagnose", "export", "inspect", "quantize", "train"]
 
 if TYPE_CHECKING:
     from edgeseq.bench import benchmark
+    from edgeseq.compiling import compile_model
     from edgeseq.conversion import export
     from edgeseq.diagnosis import diagnose
     from edgeseq.inspection import inspect

@@ -11,6 +11,7 @@ EdgeseqError
 │   └── InputMismatch            an array or argument does not fit what the model takes
 ├── Unavailable               3  this machine lacks something, and the message says what installs it
 │   ├── ProviderUnavailable      an execution provider cannot start
+│   ├── CompiledElsewhere        a file was compiled for another device or other versions than there are here
 │   ├── MissingExtra             a Python package of one of edgeseq's extras is not installed
 │   └── DataUnavailable          a data set is neither here nor reachable
 ├── Refused                   4  it could be done, but not exactly, or not natively
@@ -27,7 +28,7 @@ context on the way up with ``error.add_note("while lowering layer 'gru_2'")``.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class EdgeseqError(Exception):
@@ -116,6 +117,21 @@ class ProviderUnavailable(Unavailable):
     def __init__(self, provider: str, reason: str, advice: str = ""):
         self.provider, self.reason, self.advice = provider, reason, advice
         super().__init__(f"provider '{provider}' cannot start: {reason}." + (f" {advice}" if advice else ""))
+
+
+class CompiledElsewhere(Unavailable):
+    """A compiled file meets another device, or other versions, than it was built for.
+
+    `path` is the file, `differences` has what it was built for and what is here, by what they are.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], differences: Mapping[str, tuple[str, str]]):
+        self.path, self.differences = os.fspath(path), dict(differences)
+        told = "; ".join(f"{name} {was or 'unknown'}, here {now or 'none'}" for name, (was, now) in differences.items())
+        super().__init__(
+            f"{self.path} was compiled for another machine: {told}. Compile the original again on this one: "
+            "edgeseq compile"
+        )
 
 
 class MissingExtra(Unavailable):

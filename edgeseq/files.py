@@ -64,7 +64,7 @@ def _named(target: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except EdgeseqError as error:
-        if isinstance(error, Unavailable) and str(temporary) in str(error):
+        if type(error) is Unavailable and str(temporary) in str(error):
             # Said of a file in a folder that is itself temporary.
             raise Unavailable(str(error).replace(str(temporary), str(target))) from error.__cause__
         raise

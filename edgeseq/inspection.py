@@ -10,8 +10,17 @@ from typing import Any
 
 from edgeseq.errors import InvalidFile, MissingExtra, WrongUsage
 from edgeseq.files import StrPath, check_input
+from edgeseq.prediction import TARGETS, Prediction, predict
 from edgeseq.runtime import wire
-from edgeseq.runtime.manifest import Manifest, Quantization, RecurrentLayer, StateSpec, TensorSpec, load_manifest
+from edgeseq.runtime.manifest import (
+    Compiled,
+    Manifest,
+    Quantization,
+    RecurrentLayer,
+    StateSpec,
+    TensorSpec,
+    load_manifest,
+)
 from edgeseq.runtime.preprocessing import validate
 
 try:
@@ -57,6 +66,8 @@ class Inspection:
     """Input or output name to the kind of step that `raw=True` applies to it."""
     quantization: Quantization | None
     """What `edgeseq quantize` did; None for a file in full precision."""
+    compiled: Compiled | None
+    """What `edgeseq compile` built it for; None for a file that runs anywhere."""
     tolerance: float | None
     """What parity allows on the CPU; None without a manifest."""
     versions: dict[str, str]
@@ -65,13 +76,20 @@ class Inspection:
     """SHA-256 of the Keras config and weights; empty without a manifest."""
     has_manifest: bool
     """Whether edgeseq wrote the file."""
+    prediction: Prediction | None = None
+    """Where each node would run; None where no target was asked about."""
 
 
-def inspect(path: StrPath) -> Inspection:
-    """Read the graph and the manifest of an ONNX file.
+def inspect(path: StrPath, target: str | None = None) -> Inspection:
+    """Read the graph and the manifest of an ONNX file, and predict where its nodes would run on `target`.
 
-    Raises MissingInput when there is no file and InvalidFile when it is not an ONNX model.
+    `target` is ``cpu``, ``cuda`` or ``tensorrt``; None predicts nothing. See `edgeseq.prediction`.
+
+    Raises MissingInput when there is no file, InvalidFile when it is not an ONNX model, and WrongUsage for another
+    target.
     """
+    if target is not None and target not in TARGETS:
+        raise WrongUsage(f"placement is predicted for {', '.join(TARGETS)}; got '{target}'")
     found = check_input(path)
     manifest = load_manifest(found)
     try:
@@ -106,10 +124,12 @@ def inspect(path: StrPath) -> Inspection:
             name: step["kind"] for side in ("inputs", "outputs") for name, step in steps.get(side, {}).items()
         },
         quantization=manifest.quantization if manifest else None,
+        compiled=manifest.compiled if manifest else None,
         tolerance=manifest.tolerance if manifest else None,
         versions=dict(manifest.versions) if manifest else {},
         model_hash=manifest.model_hash if manifest else "",
         has_manifest=manifest is not None,
+        prediction=None if target is None else predict(model, target),
     )
 
 
@@ -155,7 +175,7 @@ def _specs(values: Any, constants: set[str]) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(
             name=value.name,
-            dtype=onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+            dtype=_dtype(value.type),
             axes=tuple(
                 axis.dim_value if axis.HasField("dim_value") else axis.dim_param or "?"
                 for axis in value.type.tensor_type.shape.dim
@@ -164,3 +184,10 @@ def _specs(values: Any, constants: set[str]) -> tuple[TensorSpec, ...]:
         for value in values
         if value.name not in constants
     )
+
+
+def _dtype(kind: onnx.TypeProto) -> str:
+    """numpy's name of a tensor's type; ``sequence``, ``optional`` and the like for others, ``?`` where none is told."""
+    if kind.tensor_type.elem_type:
+        return onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type).name
+    return "?" if kind.HasField("tensor_type") else str(kind.WhichOneof("value") or "?").removesuffix("_type")

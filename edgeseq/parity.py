@@ -15,9 +15,14 @@ import numpy.typing as npt
 
 from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
 from edgeseq.files import StrPath
+from edgeseq.prediction import surprises
 from edgeseq.runtime import Model, structure
 from edgeseq.runtime.golden import golden_folder, read_golden
 from edgeseq.runtime.providers import SHORT_NAMES
+from edgeseq.runtime.ranges import GivenRanges
+
+# NVIDIA's libraries read it once, when they are loaded.
+_TF32 = "NVIDIA_TF32_OVERRIDE"
 
 Array = npt.NDArray[Any]
 Reference = Callable[[Any], Any]
@@ -69,13 +74,14 @@ def compare(
     tolerance: float | None = None,
     provider: str = "cpu",
     provider_options: Mapping[str, Any] | None = None,
+    ranges: GivenRanges | None = None,
 ) -> Parity:
     """Compare the file's answers with a reference's.
 
     `reference` is a Keras model, a path to one (`.keras`, `.h5`), another `.onnx` file, or None for the golden samples
     saved beside the file. `inputs` are what the model takes; None means the golden samples' inputs. `tolerance`
-    defaults to the file's own on the CPU, and at least 1e-4 elsewhere. `provider` and `provider_options` are as for
-    `edgeseq.runtime.Model`; on CUDA, TF32 is off unless they say otherwise.
+    defaults to the file's own on the CPU, and at least 1e-4 elsewhere. `provider`, `provider_options` and `ranges` are
+    as for `edgeseq.runtime.Model`; on CUDA, TF32 is off unless they say otherwise.
 
     Raises MissingInput when there is no file or no golden samples, WrongUsage for inputs without a reference and for a
     tolerance that is not a positive number, and whatever opening the file or the reference raises. A difference is not
@@ -90,7 +96,7 @@ def compare(
         )
     # TF32 rounds products to ten bits, which no tolerance for float32 allows for.
     options = {"use_tf32": "0"} if provider.split(",")[0].strip() in ("cuda", SHORT_NAMES["cuda"]) else {}
-    model = Model(path, provider=provider, provider_options={**options, **(provider_options or {})})
+    model = Model(path, provider=provider, provider_options={**options, **(provider_options or {})}, ranges=ranges)
     manifest = model.manifest
     if tolerance is None:
         on_cpu = model.session.get_providers()[0] == SHORT_NAMES["cpu"]
@@ -119,7 +125,9 @@ def compare(
     parity = compare_answers([pair], tolerance=tolerance, provider=provider, reference=kind)
     placement = model.placement
     assert placement is not None, "the model was called"
-    return replace(parity, notes=(*notes, *placement.notes))
+    if not parity and placement.requested[0] == SHORT_NAMES["tensorrt"] and os.environ.get(_TF32) != "0":
+        notes = (*notes, f"TensorRT may round products to TF32, for which it has no option here: set {_TF32}=0 and try")
+    return replace(parity, notes=(*notes, *placement.notes, *surprises(path, placement)))
 
 
 def compare_answers(

@@ -17,8 +17,10 @@ from edgeseq import files
 from edgeseq.arrays import READABLE, WRITABLE, plain_numbers, read_inputs, write_arrays
 from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
 from edgeseq.files import StrPath
+from edgeseq.prediction import surprises
 from edgeseq.runtime import Model, structure
 from edgeseq.runtime.manifest import output_time_axes, time_axes
+from edgeseq.runtime.ranges import GivenRanges
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
@@ -62,7 +64,7 @@ class RunReport:
     output_path: str | None
     """The file of outputs; None when they are in `outputs`."""
     notes: tuple[str, ...] = ()
-    """What ran on another provider than the first one asked for."""
+    """What ran on another provider than the first one asked for, or than predicted."""
 
 
 def run_file(
@@ -75,6 +77,7 @@ def run_file(
     chunk: int | None = None,
     provider: str = "cpu",
     provider_options: Mapping[str, str] | None = None,
+    ranges: GivenRanges | None = None,
     threads: int | None = None,
     batch: int = BATCH,
     overwrite: bool = False,
@@ -104,7 +107,12 @@ def run_file(
         raise WrongUsage(f"batch must be at least 1, got {batch}")
     values = _read_inputs(inputs, raw=raw)
     opened = Model(
-        model, provider=provider, provider_options=provider_options, threads=threads, batch=_rows(values, batch)
+        model,
+        provider=provider,
+        provider_options=provider_options,
+        ranges=ranges,
+        threads=threads,
+        batch=_rows(values, batch),
     )
     named = opened.feed.by_name(values)
     if stream:
@@ -130,7 +138,7 @@ def run_file(
             )
             for name, array in outputs.items()
         ),
-        notes=opened.placement.notes if opened.placement else (),
+        notes=(*opened.placement.notes, *surprises(model, opened.placement)) if opened.placement else (),
         output_path=None if target is None else os.fspath(target),
     )
 

@@ -109,3 +109,10 @@ def test_errors_are_also_what_python_calls_them(tmp_path):
         files.check_output(tmp_path / "there")
     with pytest.raises(ValueError, match="is a folder"):
         files.check_output(tmp_path)
+
+
+def test_what_a_provider_lacks_stays_that_error(tmp_path):
+    """It may name the temporary place, but it is more than a message."""
+    with pytest.raises(errors.ProviderUnavailable) as raised, files.whole_folder(tmp_path / "engine") as temporary:
+        raise errors.ProviderUnavailable("tensorrt", f"cannot open {temporary}/x", "install it")
+    assert (raised.value.provider, raised.value.advice) == ("tensorrt", "install it")

@@ -21,6 +21,7 @@ from edgeseq.bench.sample import Clock, Progress, Samples, Settings, interleave,
 from edgeseq.bench.subjects import Subject, error_text, file_subject
 from edgeseq.errors import InputMismatch, WrongUsage
 from edgeseq.files import StrPath
+from edgeseq.runtime.ranges import GivenRanges
 
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorflow", "keras", "tf2onnx", "onnx")
 
@@ -30,6 +31,7 @@ def benchmark(
     *,
     provider: str = "cpu",
     provider_options: Mapping[str, str] | None = None,
+    ranges: GivenRanges | None = None,
     threads: int | None = None,
     batch: int = 1,
     time_steps: int | None = None,
@@ -51,6 +53,7 @@ def benchmark(
         model,
         provider=provider,
         provider_options=provider_options,
+        ranges=ranges,
         threads=threads,
         batch=batch,
         time_steps=time_steps,

@@ -14,8 +14,11 @@ from edgeseq.bench.answers import flatten
 from edgeseq.bench.inputs import Inputs, find_inputs, given_inputs
 from edgeseq.errors import EdgeseqError, WrongUsage
 from edgeseq.files import StrPath
+from edgeseq.prediction import surprises
 from edgeseq.runtime import Model, structure
-from edgeseq.runtime.manifest import TensorSpec
+from edgeseq.runtime.manifest import TensorSpec, load_manifest
+from edgeseq.runtime.providers import SHORT_NAMES
+from edgeseq.runtime.ranges import GivenRanges, choose_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,7 @@ class Subject:
     error: str | None = None
     """Why it cannot be measured; None when it can."""
     notes: Callable[[], tuple[str, ...]] = tuple
-    """What to tell of it after it ran: what fell back to another provider."""
+    """What to tell of it after it ran: what fell back to another provider, or ran elsewhere than predicted."""
 
 
 def file_subject(
@@ -56,6 +59,7 @@ def file_subject(
     name: str | None = None,
     provider: str = "cpu",
     provider_options: Mapping[str, str] | None = None,
+    ranges: GivenRanges | None = None,
     threads: int | None = None,
     batch: int = 1,
     time_steps: int | None = None,
@@ -64,13 +68,15 @@ def file_subject(
 ) -> Subject:
     """A subject that runs an ONNX file, ours or any other, through `edgeseq.runtime.Model`, its checks included.
 
+    `ranges` are as for `edgeseq.runtime.Model`; for TensorRT, without them, what `batch` and `time_steps` need.
     `threads` None takes the file's advice for the batch. `inputs` are what the model takes, or arrays by input name;
     `batch` and `time_steps` are then read from them. None takes the golden samples beside the file, else makes some
     from `seed`: see `edgeseq.bench.inputs.find_inputs`. `name` None takes the file's name.
 
     Raises MissingInput, InvalidFile, ProviderUnavailable, WrongUsage, MissingExtra.
     """
-    opened = _open(model, provider, provider_options, threads, batch, inputs)
+    ranges = _ranges(model, provider, ranges, batch, time_steps, inputs)
+    opened = _open(model, provider, provider_options, ranges, threads, batch, inputs)
     if inputs is None:
         found = find_inputs(model, opened.manifest, batch=batch, time_steps=time_steps, seed=seed)
     else:
@@ -83,6 +89,7 @@ def file_subjects(
     *,
     providers: Sequence[str] = ("cpu",),
     provider_options: Mapping[str, str] | None = None,
+    ranges: GivenRanges | None = None,
     threads: int | None = None,
     batch: int = 1,
     time_steps: int | None = None,
@@ -92,7 +99,8 @@ def file_subjects(
     """A subject for every file on every provider; those that take the same inputs are fed the same.
 
     Names are the files', with their folder where two files share a name, and with the provider where there are
-    several. `provider_options` go to all providers but the CPU, which takes none. Otherwise as `file_subject`.
+    several. `provider_options` go to all providers but the CPU, which takes none, and `ranges` to TensorRT. Otherwise
+    as `file_subject`.
     """
     if not models or not providers:
         raise WrongUsage("there is nothing to measure: give at least one ONNX file and one provider")
@@ -104,7 +112,9 @@ def file_subjects(
     for path, name in zip(paths, names, strict=True):
         for provider in providers:
             options = None if provider == "cpu" and len(providers) > 1 else provider_options
-            opened = _open(path, provider, options, threads, batch, inputs)
+            given = ranges if _on_tensorrt(provider) or not any(map(_on_tensorrt, providers)) else None
+            planned = _ranges(path, provider, given, batch, time_steps, inputs)
+            opened = _open(path, provider, options, planned, threads, batch, inputs)
             takes = opened.manifest.inputs
             if inputs is not None:
                 found = given_inputs(opened.feed.by_name(inputs), opened.manifest)
@@ -119,12 +129,33 @@ def file_subjects(
 
 
 def _open(
-    model: StrPath, provider: str, options: Mapping[str, str] | None, threads: int | None, batch: int, inputs: Any
+    model: StrPath,
+    provider: str,
+    options: Mapping[str, str] | None,
+    ranges: GivenRanges | None,
+    threads: int | None,
+    batch: int,
+    inputs: Any,
 ) -> Model:
     if inputs is not None:
         first = flatten(inputs)[0]
         batch = len(first) if first.ndim else 1
-    return Model(model, provider=provider, provider_options=options, threads=threads, batch=batch)
+    return Model(model, provider=provider, provider_options=options, ranges=ranges, threads=threads, batch=batch)
+
+
+def _ranges(
+    model: StrPath, provider: str, given: GivenRanges | None, batch: int, time_steps: int | None, inputs: Any
+) -> GivenRanges | None:
+    """Those given, or for TensorRT what its engine must be built for to run what is to be measured."""
+    manifest = load_manifest(model)
+    if given or not _on_tensorrt(provider) or manifest is None or manifest.compiled or inputs is not None:
+        return given
+    return choose_ranges(manifest, None, find_inputs(model, manifest, batch=batch, time_steps=time_steps).arrays)
+
+
+def _on_tensorrt(provider: str) -> bool:
+    first = provider.split(",")[0].strip()
+    return SHORT_NAMES.get(first, first) == SHORT_NAMES["tensorrt"]
 
 
 def _subject(opened: Model, inputs: Inputs, name: str, options: Mapping[str, str] | None) -> Subject:
@@ -141,8 +172,13 @@ def _subject(opened: Model, inputs: Inputs, name: str, options: Mapping[str, str
         inputs=inputs.source,
         size_bytes=model_size_bytes(opened.path),
         file_sha256=file_sha256(opened.path),
-        notes=lambda: opened.placement.notes if opened.placement else (),
+        notes=lambda: _notes(opened),
     )
+
+
+def _notes(opened: Model) -> tuple[str, ...]:
+    placement = opened.placement
+    return (*placement.notes, *surprises(opened.path, placement)) if placement else ()
 
 
 def file_sha256(path: StrPath) -> str:

@@ -8,6 +8,7 @@ import typer
 
 from edgeseq import __version__
 from edgeseq.cli import bench, check, doctor, export, inspect, quantize, report, run, train
+from edgeseq.cli import compile as compile_command
 from edgeseq.cli.options import command
 
 _ABOUT = """\
@@ -31,7 +32,7 @@ def build() -> Any:
     )
     app.callback()(_root)
     train.register(app)
-    for module in (export, inspect, check, quantize, bench, run, report, doctor):
+    for module in (export, inspect, check, quantize, compile_command, bench, run, report, doctor):
         function = getattr(module, module.__name__.rpartition(".")[2])
         app.command()(command(function))
     return typer.main.get_command(app)

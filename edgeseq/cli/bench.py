@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeseq.cli.options import Overwrite, ProviderOption, Threads, key_values
+from edgeseq.cli.options import Overwrite, ProviderOption, Ranges, Threads, key_values
 from edgeseq.cli.reply import Reply
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def bench(
         typer.Option("--provider", "-p", metavar="NAME", help="cpu, cuda, tensorrt; may be repeated. Default: cpu."),
     ] = None,
     provider_option: ProviderOption = None,
+    ranges: Ranges = None,
     threads: Threads = None,
     batch: Annotated[int, typer.Option("--batch", help="Rows of a call.")] = 1,
     time_steps: Annotated[
@@ -62,6 +63,7 @@ def bench(
     from edgeseq.cli.console import progress_bar
     from edgeseq.cli.documents import ComparedRun
     from edgeseq.cli.quiet import import_tensorflow
+    from edgeseq.runtime.ranges import parse_ranges
 
     if output is not None:
         read = [path for path in (*models, inputs, keras, baseline) if path is not None]
@@ -71,6 +73,7 @@ def bench(
     choices: dict[str, Any] = {
         "providers": tuple(provider or ("cpu",)),
         "provider_options": key_values(provider_option),
+        "ranges": parse_ranges(ranges or ()),
         "threads": threads,
         "batch": batch,
         "time_steps": time_steps,

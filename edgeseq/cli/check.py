@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeseq.cli.options import OnnxFile, Provider, ProviderOption, key_values
+from edgeseq.cli.options import OnnxFile, Provider, ProviderOption, Ranges, key_values
 from edgeseq.cli.reply import Reply
 
 if TYPE_CHECKING:
@@ -43,19 +43,29 @@ def check(
     ] = None,
     provider: Provider = "cpu",
     provider_option: ProviderOption = None,
+    ranges: Ranges = None,
 ) -> Reply:
     """Compare the file's answers with Keras's, another file's, or the golden samples. Exit code 1: they differ."""
     from edgeseq.arrays import read_inputs
     from edgeseq.cli.console import working
     from edgeseq.cli.quiet import import_tensorflow
     from edgeseq.parity import compare
+    from edgeseq.runtime.ranges import parse_ranges
 
     options = key_values(provider_option)
     given = None if inputs is None else read_inputs(inputs, "inputs")
     with working("comparing"):
         if reference is not None and reference.suffix != ".onnx":
             import_tensorflow()
-        parity = compare(model, reference, given, tolerance=tolerance, provider=provider, provider_options=options)
+        parity = compare(
+            model,
+            reference,
+            given,
+            tolerance=tolerance,
+            provider=provider,
+            provider_options=options,
+            ranges=parse_ranges(ranges or ()),
+        )
     return Reply(document=parity, show=lambda out: _show(parity, out), exit_code=0 if parity else 1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import TYPE_CHECKING
 
 from edgeseq.cli.reply import Reply
@@ -13,13 +15,20 @@ if TYPE_CHECKING:
     from edgeseq.diagnosis import Diagnosis
 
 _MARKS = {True: "ok", False: "broken", None: "-"}
+_FATAL = 4
 
 
 def doctor() -> Reply:
     """Show what is installed, which providers really start, and what to do about the rest. Exit code 3: broken."""
     from edgeseq.diagnosis import diagnose
 
-    found = diagnose()
+    # onnxruntime logs and prints what it fails to load; each of it is in the table, with what mends it.
+    with contextlib.suppress(ImportError, AttributeError):
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(_FATAL)
+    with contextlib.redirect_stderr(io.StringIO()):
+        found = diagnose()
     return Reply(document=found, show=lambda out: _show(found, out), exit_code=0 if found else Unavailable.exit_code)
 
 
@@ -30,4 +39,4 @@ def _show(found: Diagnosis, out: Console) -> None:
     for check in found.checks:
         checks.add_row(_MARKS[check.ok], check.name, check.detail, check.advice)
     out.print(checks)
-    out.print("nothing is broken" if found else "something is broken: see above")
+    out.print(found.verdict, soft_wrap=True)

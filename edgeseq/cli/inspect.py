@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from edgeseq.cli.options import OnnxFile
 from edgeseq.cli.reply import Reply
@@ -12,13 +15,25 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgeseq.inspection import Inspection
+    from edgeseq.prediction import Prediction
+
+_SHOWN = 12
+"""Nodes listed one by one; `--json` has all."""
 
 
-def inspect(model: OnnxFile) -> Reply:
-    """Show what is in a file: inputs, outputs, states, ops, layers, parameters, preprocessing."""
+def inspect(
+    model: OnnxFile,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", help="Predict where each node would run: cpu, cuda or tensorrt. Needs no GPU.", metavar="NAME"
+        ),
+    ] = None,
+) -> Reply:
+    """Show what is in a file: inputs, outputs, states, ops, layers, parameters, preprocessing; where it would run."""
     from edgeseq.inspection import inspect as look_into
 
-    found = look_into(model)
+    found = look_into(model) if target is None else look_into(model, target)
     return Reply(document=found, show=lambda out: _show(found, out))
 
 
@@ -53,6 +68,11 @@ def _show(found: Inspection, out: Console) -> None:
         forms = ", ".join(f"{layer} {form}" for layer, form in found.quantization.layers.items())
         rows = "rows do not" if found.quantization.rows_independent else "rows may"
         out.print(f"quantized ({found.quantization.method}): {forms}; {rows} depend on each other", soft_wrap=True)
+    if found.compiled is not None:
+        built_on = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.compiled.built_on.items())
+        out.print(f"compiled in {found.compiled.precision} for {found.compiled.provider}: {built_on}", soft_wrap=True)
+        for axis, (shortest, _, longest) in found.compiled.ranges.items():
+            out.print(f"takes {axis} from {shortest} to {longest}", soft_wrap=True)
     if found.has_manifest:
         versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
         out.print(
@@ -60,6 +80,30 @@ def _show(found: Inspection, out: Console) -> None:
         )
     else:
         notes(out, ["edgeseq did not write this file: it has no manifest"])
+    if found.prediction is not None:
+        _show_prediction(found.prediction, out)
+
+
+def _show_prediction(prediction: Prediction, out: Console) -> None:
+    from edgeseq.cli.console import section, table
+
+    counts = ", ".join(f"{count} {provider}" for provider, count in prediction.counts.items())
+    leaving = len(prediction.leaving)
+    verdict = (
+        f"{leaving} floating-point node{'s' * (leaving > 1)} elsewhere" if leaving else "all floating-point nodes there"
+    )
+    out.print(f"predicted on {prediction.target}: {counts}; {verdict} (by {prediction.rules})", soft_wrap=True)
+    if prediction.host:
+        ops = Counter(node.op_type for node in prediction.host)
+        listed = ", ".join(f"{count} {op}" for op, count in ops.most_common())
+        out.print(f"integer arithmetic elsewhere, which is no error: {listed}", soft_wrap=True)
+    if prediction.leaving:
+        nodes = table("layer", "op", "node", "why", "what would help")
+        for node in prediction.leaving[:_SHOWN]:
+            nodes.add_row(node.layer, node.op_type, node.name, node.reason, node.rewrite)
+        section(out, f"Not on {prediction.target}", nodes)
+    if len(prediction.leaving) > _SHOWN:
+        out.print(f"and {len(prediction.leaving) - _SHOWN} more (--json lists all)", soft_wrap=True)
 
 
 def _axes(axes: Sequence[str | int]) -> str:

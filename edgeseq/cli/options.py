@@ -32,6 +32,15 @@ ProviderOption = Annotated[
     list[str] | None,
     typer.Option("--provider-option", metavar="KEY=VALUE", help="An option of the provider's; may be repeated."),
 ]
+Ranges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--range",
+        metavar="AXIS=MIN:MAX",
+        help="For tensorrt: lengths that its engine is built for, as time=1:200 or, with the one to be fastest at, "
+        "time=1:100:200; may be repeated. Default: 1 to the longest in the samples.",
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", help="Threads within an op; 0 for all cores. Default: what the file recommends."),

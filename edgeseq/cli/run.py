@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeseq.cli.options import OnnxFile, Overwrite, Provider, ProviderOption, Threads, key_values
+from edgeseq.cli.options import OnnxFile, Overwrite, Provider, ProviderOption, Ranges, Threads, key_values
 from edgeseq.cli.reply import Reply
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def run(
     chunk: Annotated[int | None, typer.Option("--chunk", help="Steps of a chunk. Default: 1.")] = None,
     provider: Provider = "cpu",
     provider_option: ProviderOption = None,
+    ranges: Ranges = None,
     threads: Threads = None,
     batch: Annotated[int, typer.Option("--batch", help="Rows of a call.")] = 256,
     overwrite: Overwrite = False,
@@ -49,6 +50,7 @@ def run(
     """Run a file on inputs, whole or as a stream, and print or write its outputs."""
     from edgeseq.cli.console import progress_bar
     from edgeseq.running import run_file
+    from edgeseq.runtime.ranges import parse_ranges
 
     with progress_bar() as progress:
         report = run_file(
@@ -60,6 +62,7 @@ def run(
             chunk=chunk,
             provider=provider,
             provider_options=key_values(provider_option),
+            ranges=parse_ranges(ranges or ()),
             threads=threads,
             batch=batch,
             overwrite=overwrite,

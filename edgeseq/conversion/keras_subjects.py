@@ -31,6 +31,7 @@ from edgeseq.conversion.reference import reset_states
 from edgeseq.errors import WrongUsage
 from edgeseq.files import StrPath
 from edgeseq.runtime.providers import choose, open_session
+from edgeseq.runtime.ranges import GivenRanges
 
 
 def side_by_side(
@@ -39,6 +40,7 @@ def side_by_side(
     *,
     providers: Sequence[str] = ("cpu",),
     provider_options: Mapping[str, str] | None = None,
+    ranges: GivenRanges | None = None,
     threads: int | None = None,
     batch: int = 1,
     time_steps: int | None = None,
@@ -56,6 +58,7 @@ def side_by_side(
         files,
         providers=providers,
         provider_options=provider_options,
+        ranges=ranges,
         threads=threads,
         batch=batch,
         time_steps=time_steps,

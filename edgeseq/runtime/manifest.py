@@ -131,6 +131,24 @@ class Quantization:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """What `edgeseq compile` built the file for: it runs there and nowhere else."""
+
+    provider: str
+    """onnxruntime's name of the execution provider."""
+    options: Mapping[str, str]
+    """Options of the provider that the caller gave and that hold for running it too, as ``device_type``."""
+    precision: str
+    """``fp32``, or ``fp16`` or ``bf16`` where the provider may round to that."""
+    ranges: Mapping[str, tuple[int, ...]]
+    """Axis to (shortest, fastest, longest) that it takes; empty where it takes what the original does."""
+    built_on: Mapping[str, str]
+    """Versions, and the device, that it was built with and for."""
+    source: str
+    """SHA-256 of the file that it was built from, its data files included."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """How to feed a file, what comes out, and where it came from."""
 
@@ -156,6 +174,8 @@ class Manifest:
     """|a - b| <= tolerance × max(1, max |reference|) is parity for this file on the CPU."""
     quantization: Quantization | None = None
     """What `edgeseq quantize` did; None for a file in full precision."""
+    compiled: Compiled | None = None
+    """What `edgeseq compile` built the file for; None for one that any provider may run."""
     threads: tuple[ThreadAdvice, ...] = ()
     """Advice in ascending batch size."""
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from edgeseq import files
-from edgeseq.errors import InvalidFile, WrongUsage
-from edgeseq.runtime import providers, signature, structure
+from edgeseq.errors import EdgeseqError, InvalidFile, WrongUsage
+from edgeseq.runtime import graphs, opening, providers, signature, structure
+from edgeseq.runtime.bound import Bound, Runner
 from edgeseq.runtime.feed import Feed, Lengths, shape_of
 from edgeseq.runtime.manifest import Manifest, TensorSpec, load_manifest
 from edgeseq.runtime.placement import Placement, Proof
 from edgeseq.runtime.preprocessing import Preprocessing
+from edgeseq.runtime.ranges import GivenRanges, check_lengths
 from edgeseq.runtime.stream import Stream
 
 # Fused ops that may answer a number where Keras answers NaN; unrolled steps and Scan keep the NaN. A file that edgeseq
@@ -32,9 +34,16 @@ class Model:
     `threads` are those within one op, 0 for all cores (one thread a physical core); None takes the file's
     recommendation for the `batch` told (1 unless told), and all cores where the file has none.
 
+    `ranges` are for TensorRT, whose engines are built for some lengths and kept in the user's cache folder: each free
+    axis by name as (min, max) or (min, opt, max); without one, 1 to the longest in the golden samples beside the file.
+
+    With the option ``enable_cuda_graph`` of ``cuda`` every call and step but the first of all repeats a captured CUDA
+    graph: one for each shape, up to 16 of them, in up to 4 threads.
+
     One object may be called from several threads at once.
 
-    Raises MissingInput, InvalidFile, WrongUsage (unknown provider, bad options), ProviderUnavailable and MissingExtra;
+    Raises MissingInput, InvalidFile, WrongUsage (unknown provider, bad options or ranges), ProviderUnavailable,
+    CompiledElsewhere for a file that was compiled on another machine, and MissingExtra;
     a call or a step also PlacementRefused, when nodes ran on another provider than the only one asked for.
     """
 
@@ -46,6 +55,7 @@ class Model:
         threads: int | None = None,
         batch: int | None = None,
         provider_options: Mapping[str, Any] | None = None,
+        ranges: GivenRanges | None = None,
     ):
         manifest = load_manifest(path)
         if threads is None:
@@ -61,15 +71,26 @@ class Model:
             if choice.full_names == (providers.SHORT_NAMES["cpu"],)
             else Proof(choice.full_names, choice.unavailable)
         )
-        self.session = providers.open_session(
-            path,
-            provider=choice.names[0],
-            threads=threads,
-            provider_options=provider_options if choice.prefers_first else None,
-            others=choice.names[1:],
-            profile=self._proof.prefix if self._proof else None,
-        )
+        try:
+            opened = opening.open_planned(
+                path,
+                manifest,
+                choice,
+                threads=threads,
+                provider_options=provider_options,
+                ranges=ranges,
+                profile=self._proof.prefix if self._proof else None,
+            )
+        except EdgeseqError as error:
+            if refusal := graphs.refusal(error, path, manifest):
+                raise refusal from error
+            raise
+        self.session = opened.session
         """onnxruntime's own session, for what this class does not offer."""
+        self.ranges = opened.ranges
+        """Axis to (shortest, fastest, longest) that TensorRT's engine was built for; empty where any length is."""
+        self.engine_folder = opened.engine_folder
+        """Where TensorRT's engine is kept; None for any other provider, and where the options say so."""
         if manifest is None:
             manifest = signature.describe(path, self.session)
         else:
@@ -80,6 +101,9 @@ class Model:
         self._output_names = [spec.name for spec in manifest.outputs]
         self._single_output = isinstance(manifest.output_structure, str)
         self._unavailable = choice.unavailable
+        self.runner = Runner(path, self.session, self._proof, graphs.graphs_of(path, self.session, manifest))
+        """What runs the session, for `Stream`."""
+        self._bounds: dict[tuple[tuple[int, ...], ...], Bound] = {}
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -100,9 +124,7 @@ class Model:
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The session's `outputs`, by name, for arrays by input name that fit, states included."""
-        if self._proof is None:
-            return providers.run(self.session, outputs, feed)
-        return self._proof.run(self.session, outputs, feed)
+        return self.runner.run(outputs, feed)
 
     def __call__(self, inputs: Any, *, raw: bool = False) -> Any:
         """Answers for `inputs`, nested as the Keras model takes and returns them, from the initial state.
@@ -118,10 +140,24 @@ class Model:
             values = self._preprocessing.before(values)
         lengths: Lengths = {}
         feed = self.feed.arrays(values, lengths)
+        check_lengths(lengths, self.ranges)
         if self.manifest.states:
             feed.update(self.initial_states(lengths))
-        results = self.run(self._output_names, feed)
+        if self.runner.graphs and self.placement is not None:
+            results = self._replayed(feed, lengths)
+        else:
+            # Not bound: onnxruntime takes the arrays where they lie, and any number of threads may run at once.
+            results = self.run(self._output_names, feed)
         return self.nested(results, raw=raw)
+
+    def _replayed(self, feed: Mapping[str, np.ndarray], lengths: Lengths) -> list[np.ndarray]:
+        """The outputs by the CUDA graph for these shapes, which is captured where there is none yet."""
+        shapes = tuple(array.shape for array in feed.values())
+        with self.runner.lock:
+            if shapes not in self._bounds:
+                states = [TensorSpec(name=it.input, dtype=it.dtype, axes=it.axes) for it in self.manifest.states]
+                self._bounds[shapes] = Bound(self.runner, [*self.inputs, *states], self.outputs, lengths)
+            return self._bounds[shapes].run(feed)
 
     def nested(self, results: list[np.ndarray], *, raw: bool = False) -> Any:
         """The session's `results`, in the order of `outputs`, nested as Keras returns them."""

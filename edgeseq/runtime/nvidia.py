@@ -1,16 +1,18 @@
 """Why a provider for NVIDIA's GPUs cannot start: the libraries it needs, the driver, and what mends each.
 
-onnxruntime itself only logs a part of this. Asked on Linux and Windows by what is loaded there, never by a tool such as
-nvidia-smi, which a container may lack.
+onnxruntime itself only logs a part of this. Asked by what is loaded, never by a tool such as nvidia-smi, which a
+container may lack; on Windows of the driver alone, since libraries there do not tell what they need.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import re
 import struct
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,8 @@ from typing import Any
 
 Load = Callable[[str], Any]
 
-_DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+"""The name that NVIDIA's driver is loaded by."""
 # Loaded by name when the first recurrent layer or convolution is made, so that the provider's library does not list it.
 _LOADED_LATER = {"cuda": ("libcudnn.so.9",), "tensorrt": ()}
 # The oldest driver for any CUDA of a major version: https://docs.nvidia.com/deploy/cuda-compatibility/.
@@ -32,6 +35,9 @@ _INIT_ERRORS = {
 }
 
 _TAG_END, _TAG_NEEDED, _SEGMENT_LOAD, _SEGMENT_DYNAMIC, _TAG_STRINGS = 0, 1, 1, 2, 5
+
+_preloading = threading.Lock()
+_preloaded = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,17 @@ class Cause:
 
 
 def preload(onnxruntime: Any) -> None:
-    """Load the libraries that pip put into Python's own folders, where the system's loader does not look."""
+    """Load the libraries that pip put into Python's own folders, where the system's loader does not look; once."""
+    global _preloaded
+    with _preloading:
+        if not _preloaded:
+            # It prints what it does not find. One at a time, since stdout is the whole program's.
+            with contextlib.redirect_stdout(sys.stderr):
+                _preload(onnxruntime)
+            _preloaded = True
+
+
+def _preload(onnxruntime: Any) -> None:
     onnxruntime.preload_dlls()
     spec = importlib.util.find_spec("tensorrt_libs")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -93,15 +109,19 @@ def find_cause(
 
 
 def find_libraries(provider: str, library: Path, load: Load = ctypes.CDLL) -> dict[str, bool]:
-    """The libraries that ``cuda`` or ``tensorrt`` needs beside the driver's, and whether each can be loaded."""
-    needed = dict.fromkeys([*needed_libraries(library), *_LOADED_LATER[provider]])
-    return {name: _loads(name, load) for name in needed if name != _DRIVER_LIBRARY}
+    """The libraries that ``cuda`` or ``tensorrt`` needs beside the driver's, and whether each can be loaded.
+
+    Empty for a library that does not tell, as those of Windows.
+    """
+    linked = needed_libraries(library)
+    needed = dict.fromkeys([*linked, *(_LOADED_LATER[provider] if linked else ())])
+    return {name: _loads(name, load) for name in needed if name != DRIVER_LIBRARY}
 
 
 def read_driver(load: Load = ctypes.CDLL) -> Driver:
     """Ask NVIDIA's driver for its version and its GPUs. Raises nothing."""
     try:
-        library = load(_DRIVER_LIBRARY)
+        library = load(DRIVER_LIBRARY)
     except OSError as error:
         return Driver(cuda=None, devices=(), error=f"there is no NVIDIA driver ({error})")
     number = ctypes.c_int()

@@ -8,22 +8,21 @@ came out: https://onnxruntime.ai/docs/performance/tune-performance/profiling-too
 from __future__ import annotations
 
 import json
-import tempfile
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from edgeseq.errors import PlacementRefused
-from edgeseq.runtime import providers
+from edgeseq.runtime.partitions import read_partitions
 
 _EVENT = "_kernel_time"
 _FLOATS = ("float", "double", "bfloat")
 _SHOWN = 3
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +48,12 @@ class Placement:
     requested: tuple[str, ...]
     """onnxruntime's names of the providers asked for, the preferred one first; those that could not start left out."""
     nodes: tuple[PlacedNode, ...] = ()
-    """Every node that ran, once each, subgraphs included; empty on the CPU alone, where there is nothing to prove."""
+    """Every node that the first call ran, once each, subgraphs included; empty on the CPU alone: nothing to prove."""
     unavailable: Mapping[str, str] = field(default_factory=dict)
     """Providers asked for, as they were asked for, that could not start, and why."""
+    not_run: tuple[str, ...] = ()
+    """Nodes that the first call did not come to, as those of a branch not taken, and that are elsewhere too: op type
+    and name. Whether they compute with floating-point numbers is not known."""
 
     @property
     def fallen(self) -> tuple[PlacedNode, ...]:
@@ -78,6 +80,10 @@ class Placement:
             )
             wanted, others = self.requested[0], ", ".join(sorted({node.provider for node in self.fallen}))
             told.append(f"{len(self.fallen)} of {len(self.nodes)} nodes ran on {others}, not on {wanted}: {ops}")
+        if self.not_run:
+            shown = ", ".join(self.not_run[:_SHOWN])
+            more = f" and {len(self.not_run) - _SHOWN} more" if len(self.not_run) > _SHOWN else ""
+            told.append(f"the first call did not come to nodes that are not on {self.requested[0]}: {shown}{more}")
         return tuple(told)
 
 
@@ -86,49 +92,69 @@ class Proof:
 
     def __init__(self, requested: Sequence[str], unavailable: Mapping[str, str]):
         self._requested, self._unavailable = tuple(requested), unavailable
-        self._folder = tempfile.TemporaryDirectory(prefix="edgeseq-profile-")
+        # Imported here, because on the CPU alone there is nothing to prove.
+        import tempfile
+
+        # A session that never ran has its profile open still, which Windows does not let go.
+        self._folder = tempfile.TemporaryDirectory(prefix="edgeseq-profile-", ignore_cleanup_errors=True)
         self._lock = threading.Lock()
+        self._passed = False
         self.prefix = str(Path(self._folder.name) / "profile")
         """Where the session is to write its profile."""
         self.placement: Placement | None = None
         """Where the nodes ran; None before the first run that answered."""
 
-    def run(self, session: Any, outputs: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """As `providers.run`. Raises PlacementRefused, on this run and any other, as `check_strict` does."""
-        if self.placement is None:
+    def run(self, session: Any, run: Callable[[], T]) -> T:
+        """What `run`, which runs `session` once, answers.
+
+        Raises PlacementRefused, on this run and any other, as `check_strict` does.
+        """
+        if not self._passed:
             # One at a time: profiling ends with the first run.
             with self._lock:
                 if self.placement is None:
-                    results = providers.run(session, outputs, feed)
-                    nodes = read_profile(Path(session.end_profiling()))
-                    self._folder.cleanup()
+                    results = run()
+                    try:
+                        nodes = read_profile(Path(session.end_profiling()))
+                    finally:
+                        self._folder.cleanup()
                     self.placement = Placement(
-                        requested=self._requested, nodes=nodes, unavailable=dict(self._unavailable)
+                        requested=self._requested,
+                        nodes=nodes,
+                        unavailable=dict(self._unavailable),
+                        not_run=_not_run(session, nodes),
                     )
                     check_strict(self.placement)
+                    self._passed = True
                     return results
-        check_strict(self.placement)
-        return providers.run(session, outputs, feed)
+            check_strict(self.placement)
+        return run()
 
 
 def read_profile(path: Path) -> tuple[PlacedNode, ...]:
     """The nodes in a profile that onnxruntime wrote, in the order they first ran."""
-    found: dict[str, PlacedNode] = {}
+    found: dict[tuple[str, str, str], bool] = {}
     for event in json.loads(path.read_text(encoding="utf-8")):
         if event.get("cat") != "Node" or not event["name"].endswith(_EVENT):
             continue
         name, arguments = event["name"].removesuffix(_EVENT), event["args"]
-        found.setdefault(
-            f"{name}/{arguments['op_name']}",
-            PlacedNode(
-                name=name,
-                op_type=arguments["op_name"],
-                layer=_layer(name),
-                provider=arguments["provider"],
-                floating=_floating(arguments),
-            ),
-        )
-    return tuple(found.values())
+        # Nodes without a name are numbered anew in each subgraph, so that two may share theirs.
+        key = name, arguments["op_name"], arguments["provider"]
+        found[key] = found.get(key, False) or _floating(arguments)
+    return tuple(
+        PlacedNode(name=name, op_type=op_type, layer=layer_of(name), provider=provider, floating=floating)
+        for (name, op_type, provider), floating in found.items()
+    )
+
+
+def _not_run(session: Any, nodes: Sequence[PlacedNode]) -> tuple[str, ...]:
+    """What onnxruntime placed elsewhere and a branch or a loop did not come to."""
+    if not any(node.op_type in ("If", "Loop") for node in nodes):
+        return ()
+    partitions = read_partitions(session)
+    ran = {node.name.removeprefix("fused ") for node in nodes}
+    left = partitions.left if partitions else ()
+    return tuple(f"{node.op_type} '{node.name}'" for node in left if node.name not in ran)
 
 
 def check_strict(placement: Placement) -> None:
@@ -149,8 +175,11 @@ def check_strict(placement: Placement) -> None:
     )
 
 
-def _layer(name: str) -> str:
-    """The scope before the op: onnxruntime puts ``fused `` before a name and its transformer's name behind."""
+def layer_of(name: str) -> str:
+    """Name of the layer in a node's name, which is its scope; empty where there is none.
+
+    onnxruntime puts ``fused `` before the name of a node that it fused, and its transformer's name behind.
+    """
     scope, slash, _ = name.removeprefix("fused ").partition("/")
     return scope if slash else ""
 

@@ -5,13 +5,9 @@ onnxruntime is imported when the first session is opened, not before.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import difflib
-import importlib.metadata
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from edgeseq.errors import InputMismatch, InvalidFile, MissingExtra, ProviderUnavailable, WrongUsage
+from edgeseq.errors import InputMismatch, InvalidFile, MissingExtra, ProviderUnavailable, Unavailable, WrongUsage
 from edgeseq.files import StrPath, check_input
 from edgeseq.runtime import nvidia
+from edgeseq.runtime.partitions import RECORD
 from edgeseq.runtime.tiny import tiny_model
 
 SHORT_NAMES = {
@@ -30,6 +27,9 @@ SHORT_NAMES = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 """Our name of a provider -> onnxruntime's. Any other is asked for by onnxruntime's own name."""
+
+# CUDA's own errors, which lie in some 600 characters of templates and paths.
+_GPU_FAILURE = re.compile(r"(?:CUDA|CUDNN|CUBLAS|CURAND|CUFFT) failure \d+: [^;]*[^; ]")
 
 _ADVICE_PAGE = "https://onnxruntime.ai/docs/execution-providers"
 
@@ -74,9 +74,11 @@ def choose(provider: str, provider_options: Mapping[str, Any] | None = None) -> 
     if not all(names) or len(set(full_names)) < len(names):
         raise WrongUsage(f"providers are different names with commas between them, as in cuda,cpu; got '{provider}'")
     started, unavailable, advice = [], {}, ""
+    # Those of engines would build, or write, one of the tiny model.
+    options = {key: value for key, value in (provider_options or {}).items() if not str(key).startswith("trt_")}
     for place, name in enumerate(names):
         try:
-            open_session(tiny_model(), provider=name, provider_options=None if place else provider_options)
+            open_session(tiny_model(), provider=name, provider_options=None if place else options)
         except ProviderUnavailable as error:
             unavailable[name] = error.reason
             advice = advice or error.advice
@@ -96,11 +98,12 @@ def open_session(
     provider_options: Mapping[str, Any] | None = None,
     others: Sequence[str] = (),
     profile: str | None = None,
+    config: Mapping[str, str] | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` of `source`, an ONNX file or its bytes, on `provider` first.
 
     What `provider` has no kernel for goes to `others`, in their order, and after them to the CPU. `profile` is the
-    beginning of the path that onnxruntime writes a profile to.
+    beginning of the path that onnxruntime writes a profile to. `config` is for the session's own entries.
 
     `threads` are those within one op; None and 0 mean all cores (one thread a physical core). Ops run one after the
     other. `provider_options` go to the provider as they are; the CPU's takes none.
@@ -113,7 +116,7 @@ def open_session(
         source = check_input(source)
     onnxruntime = _onnxruntime()
     full_name = _full_name(onnxruntime, provider)
-    _check_options(full_name, threads, provider_options)
+    check_options(full_name, threads, provider_options)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
@@ -122,11 +125,13 @@ def open_session(
     options.log_severity_level = 4
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, profile
+    # Where only the CPU can run a node there is nothing to record.
+    recorded = {} if full_name == SHORT_NAMES["cpu"] else RECORD
+    for key, value in {**recorded, **(config or {})}.items():
+        options.add_session_config_entry(key, value)
     other_names = [_full_name(onnxruntime, other) for other in others]
     if not _NVIDIA.keys().isdisjoint({full_name, *other_names}):
-        # Finds the libraries that pip put into Python's own folders. It prints what it does not find.
-        with contextlib.redirect_stdout(sys.stderr):
-            nvidia.preload(onnxruntime)
+        nvidia.preload(onnxruntime)
     raised = _exceptions()
     file_errors = (raised.InvalidProtobuf, raised.InvalidGraph, raised.NoModel, raised.NoSuchFile)
     other_errors = (raised.Fail, raised.InvalidArgument, raised.NotImplemented, raised.RuntimeException, raised.EPFail)
@@ -151,16 +156,32 @@ def open_session(
     return session
 
 
-def run(session: Any, outputs: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """`session.run`.
+def run(session: Any, outputs: Sequence[str], feed: Mapping[str, np.ndarray], options: Any = None) -> list[np.ndarray]:
+    """`session.run`, with onnxruntime's run `options`.
 
-    Raises InputMismatch for what an op refuses: a word id past the vocabulary, shapes that do not fit one another.
+    Raises InputMismatch for what an op refuses: a word id past the vocabulary, shapes that do not fit one another;
+    Unavailable where the GPU fails, as when its memory is full.
     """
     try:
-        found: list[np.ndarray] = session.run(outputs, feed)
+        found: list[np.ndarray] = session.run(outputs, feed, options)
     except _refusals() as error:  # evaluated only when something was raised
-        raise InputMismatch(f"onnxruntime refuses this input: {_reason(error)}") from error
+        raise _refused(error) from error
     return found
+
+
+def run_bound(session: Any, binding: Any, options: Any = None) -> None:
+    """`session.run_with_iobinding`; as `run`."""
+    try:
+        session.run_with_iobinding(binding, options)
+    except _refusals(RuntimeError) as error:  # of bindings, onnxruntime raises Python's own
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> InputMismatch | Unavailable:
+    reason = _reason(error)
+    if _GPU_FAILURE.search(reason):
+        return Unavailable(f"the GPU failed: {reason}. Try a smaller batch, another device_id, or provider 'cpu'")
+    return InputMismatch(f"onnxruntime refuses this input: {reason}")
 
 
 def _onnxruntime() -> Any:
@@ -176,12 +197,19 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _full_name(onnxruntime: Any, provider: str) -> str:
-    known, installed = onnxruntime.get_all_providers(), onnxruntime.get_available_providers()
+def known_name(provider: str) -> str:
+    """onnxruntime's name of a provider, installed or not. Raises WrongUsage for one that it has never heard of."""
+    onnxruntime = _onnxruntime()
+    known = {*onnxruntime.get_all_providers(), *onnxruntime.get_available_providers()}
     full_name = SHORT_NAMES.get(provider, provider)
-    if full_name not in {*known, *installed}:
-        others = sorted({*known, *installed} - set(SHORT_NAMES.values()))
+    if full_name not in known:
+        others = sorted(known - set(SHORT_NAMES.values()))
         raise WrongUsage(f"unknown provider '{provider}'; allowed are {', '.join([*SHORT_NAMES, *others])}")
+    return full_name
+
+
+def _full_name(onnxruntime: Any, provider: str) -> str:
+    full_name, installed = known_name(provider), onnxruntime.get_available_providers()
     if full_name not in installed:
         short = {full: name for name, full in SHORT_NAMES.items()}
         has = ", ".join(short.get(name, name) for name in installed)
@@ -192,7 +220,13 @@ def _full_name(onnxruntime: Any, provider: str) -> str:
     return full_name
 
 
-def _check_options(full_name: str, threads: int | None, provider_options: Mapping[str, Any] | None) -> None:
+def check_installed(provider: str) -> None:
+    """Raise ProviderUnavailable, and WrongUsage for an unknown one, unless the installed onnxruntime has it."""
+    _full_name(_onnxruntime(), provider)
+
+
+def check_options(full_name: str, threads: int | None, provider_options: Mapping[str, Any] | None) -> None:
+    """Raise WrongUsage for `threads` out of bounds, and for options that are no mapping or that the CPU has not."""
     if threads is not None:
         if isinstance(threads, bool) or not isinstance(threads, int):
             raise WrongUsage(f"threads must be an integer; got {threads!r}")
@@ -232,20 +266,50 @@ def _unavailable(
         # Without them a session of almost nothing tells whether it is they that are refused.
         known = open_session(tiny_model(), provider=provider).get_provider_options().get(full_name) or {}
         _check_known(provider, options, known)
-        raise WrongUsage(f"the provider '{provider}' refuses its options {dict(options)}: {reason}")
+        if not _opens_tiny(onnxruntime, full_name, options):
+            raise WrongUsage(f"the provider '{provider}' refuses its options {dict(options)}: {reason}")
     reason = _unloadable(library) or reason
     return ProviderUnavailable(provider, reason, f"See {_ADVICE_PAGE} for what {full_name} needs.")
+
+
+def _opens_tiny(onnxruntime: Any, full_name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a model of almost nothing opens with `options`: then it is the model that the provider refuses."""
+    quiet = onnxruntime.SessionOptions()
+    quiet.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(
+            tiny_model(), quiet, providers=[(full_name, dict(options))], enable_fallback=0
+        )
+    except (*_refusals(), _exceptions().EPFail, RuntimeError, ValueError):
+        return False
+    return bool(session.get_providers()[0] == full_name)
 
 
 def _check_known(provider: str, options: Mapping[str, Any], known: Mapping[str, str]) -> None:
     """Raise WrongUsage for an option that the provider, which told us all of its own, does not have."""
     for name in options:
         if known and name not in known:
+            import difflib
+
             near = difflib.get_close_matches(name, known, n=1)
             meant = f" Did you mean '{near[0]}'?" if near else ""
             raise WrongUsage(
                 f"the provider '{provider}' has no option '{name}'.{meant} It has {', '.join(sorted(known))}"
             )
+
+
+def versions() -> dict[str, str]:
+    """The installed ``onnxruntime`` and the ``cuda`` that it was built for, which is empty for a build without.
+
+    Raises MissingExtra where there is no onnxruntime.
+    """
+    onnxruntime = _onnxruntime()
+    return {"onnxruntime": onnxruntime.__version__, "cuda": getattr(onnxruntime, "cuda_version", None) or ""}
+
+
+def library_folder() -> Path:
+    """Where the installed onnxruntime has its shared libraries. Raises MissingExtra where there is none."""
+    return Path(_onnxruntime().__file__).parent / "capi"
 
 
 def nvidia_libraries() -> dict[str, bool]:
@@ -258,8 +322,7 @@ def nvidia_libraries() -> dict[str, bool]:
     for full_name, short in _NVIDIA.items():
         library = _library(onnxruntime, full_name)
         if library is not None:
-            with contextlib.redirect_stdout(sys.stderr):
-                nvidia.preload(onnxruntime)
+            nvidia.preload(onnxruntime)
             found |= nvidia.find_libraries(short, library)
     return found
 
@@ -294,6 +357,8 @@ def _unloadable(library: Path | None) -> str | None:
 
 
 def _installed(package: str) -> bool:
+    import importlib.metadata
+
     try:
         importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -303,15 +368,16 @@ def _installed(package: str) -> bool:
 
 def _reason(error: Exception) -> str:
     """onnxruntime's message without its error code and, for CUDA's own errors, its source lines; on one line."""
-    text = " ".join(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).split())
-    # Some 600 characters of templates and paths lie around these.
-    cuda = re.search(r"(?:CUDA|CUDNN|CUBLAS|CURAND|CUFFT) failure \d+: [^;]*[^; ]", text)
+    text = " ".join(re.sub(r"^(\[ONNXRuntimeError\] : \d+ : \w+|Error in execution) ?: ", "", str(error)).split())
+    # What ONNX Runtime itself throws begins with where: file, line and the function's whole signature.
+    text = re.sub(r"^/\S+\.(?:cc|h):\d+ [^(]*\((?:[^()]|\([^()]*\))*\)(?: const)? ", "", text)
+    cuda = _GPU_FAILURE.search(text)
     return cuda.group() if cuda else text
 
 
-def _refusals() -> tuple[type[Exception], ...]:
+def _refusals(*others: type[Exception]) -> tuple[type[Exception], ...]:
     raised = _exceptions()
-    return raised.InvalidArgument, raised.Fail, raised.RuntimeException, raised.NotImplemented
+    return raised.InvalidArgument, raised.Fail, raised.RuntimeException, raised.NotImplemented, *others
 
 
 def _exceptions() -> Any:

@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeseq.errors import InputMismatch, WrongUsage
 from edgeseq.runtime import structure
+from edgeseq.runtime.bound import Bound, Runner, States
 from edgeseq.runtime.feed import Lengths, check_shape
+from edgeseq.runtime.manifest import Manifest
+from edgeseq.runtime.ranges import check_lengths
 
 if TYPE_CHECKING:
     from edgeseq.runtime.model import Model
+
+_MOST_BOUNDS = 4
+
+
+class Lane:
+    """The memory of one stream on the device that computes: its states, and what a step of each shape needs."""
+
+    def __init__(self, runner: Runner, manifest: Manifest, lengths: Lengths):
+        self.states = States(runner, manifest.states, lengths)
+        self._runner, self._manifest = runner, manifest
+        self._bounds: dict[tuple[tuple[int, ...], ...], Bound] = {}
+
+    @classmethod
+    def take(cls, runner: Runner, manifest: Manifest, lengths: Lengths) -> Lane:
+        """One that a stream has left, with the graphs captured for it, or a new one."""
+        with runner.lock:
+            for place, lane in enumerate(runner.spare):
+                if lane.states.lengths == lengths:
+                    found: Lane = runner.spare.pop(place)
+                    return found
+        return cls(runner, manifest, lengths)
+
+    def step(self, feed: Mapping[str, np.ndarray], lengths: Lengths) -> list[np.ndarray]:
+        """As `Bound.run`. Chunks of a few shapes are remembered, the last used ones."""
+        shapes = tuple(array.shape for array in feed.values())
+        bound = self._bounds.pop(shapes, None)
+        if bound is None:
+            bound = Bound(self._runner, self._manifest.inputs, self._manifest.outputs, lengths, self.states)
+            # Graphs are counted, and stay: onnxruntime would not free them with their buffers.
+            if len(self._bounds) == _MOST_BOUNDS and not self._runner.graphs:
+                del self._bounds[next(iter(self._bounds))]
+        self._bounds[shapes] = bound
+        return bound.run(feed)
 
 
 class Stream:
@@ -32,8 +69,9 @@ class Stream:
         self._start: Lengths = {axis: batch} if isinstance(axis, str) else {}
         self._lengths = self._start
         self._specs = {spec.input: spec for spec in specs}
-        self._outputs = [*(spec.name for spec in model.outputs), *(spec.output for spec in specs)]
-        self._states: dict[str, np.ndarray] | None = None  # None until the first step: the initial ones
+        self._lane: Lane | None = None
+        self._leave: Callable[[], Any] = lambda: None
+        self._started = False  # until the first step after a reset the states are the initial ones, not the lane's
 
     def step(self, x: Any) -> Any:
         """Answers for the next steps of the sequence, `x` of shape (batch, time, ...) with at least one step.
@@ -45,28 +83,28 @@ class Stream:
         """
         lengths = self._lengths.copy()
         feed = self._model.feed.arrays(self._model.feed.by_name(x), lengths)
-        if self._states is None:
-            feed.update(self._model.initial_states(lengths))
-        else:
-            feed.update(self._states)
-        results = self._model.run(self._outputs, feed)
-        count = len(self._outputs) - len(self._specs)
-        if self._states is None:
-            self._lengths = self._known(lengths)
-        self._states = dict(zip(self._specs, results[count:], strict=True))
-        return self._model.nested(results[:count])
+        check_lengths(lengths, self._model.ranges)
+        if self._started and self._lane is not None:
+            return self._model.nested(self._lane.step(feed, lengths))
+        known = self._known(lengths)
+        results = self._begin(known, self._model.initial_states(known)).step(feed, lengths)
+        self._lengths, self._started = known, True
+        return self._model.nested(results)
 
     def reset(self, rows: Iterable[int] | None = None) -> None:
         """Back to the initial state, all rows or those given (0 to batch - 1)."""
         if rows is None:
-            self._states, self._lengths = None, self._start
+            self._lengths, self._started = self._start, False
             return
         chosen = list(rows)
         whole = all(isinstance(row, (int, np.integer)) and not isinstance(row, bool) for row in chosen)
         if not whole or not all(0 <= row < self.batch for row in chosen):
             raise WrongUsage(f"rows must be integers from 0 to {self.batch - 1}; got {chosen}")
-        for name, array in (self._states or {}).items():
-            array[chosen] = self._specs[name].initial
+        if self._started and self._lane is not None:
+            states = self._lane.states.read()
+            for name, array in states.items():
+                array[chosen] = self._specs[name].initial
+            self._lane.states.write(states)
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -74,8 +112,8 @@ class Stream:
 
         Raises WrongUsage when read before the first step of a file whose states take their size from the input.
         """
-        if self._states is not None:
-            return {name: array.copy() for name, array in self._states.items()}
+        if self._started and self._lane is not None:
+            return self._lane.states.read()
         axes = {axis for spec in self._specs.values() for axis in spec.axes if isinstance(axis, str)}
         if free := axes - set(self._lengths):
             raise WrongUsage(f"the states' size ({', '.join(sorted(free))}) is known only after the first step")
@@ -87,13 +125,29 @@ class Stream:
         lengths = self._start.copy()
         found = {}
         for name, spec in self._specs.items():
-            array = np.array(states[name])
+            array = np.asarray(states[name])
             if array.dtype != spec.dtype:
                 raise InputMismatch(f"state '{name}' is {spec.dtype}; got {array.dtype}", name)
             check_shape(name, array, spec.axes, lengths, kind="state")
             found[name] = array
-        self._states, self._lengths = found, self._known(lengths)
+        known = self._known(lengths)
+        self._begin(known, found)
+        self._lengths, self._started = known, True
 
     def _known(self, lengths: Lengths) -> Lengths:
         """The lengths of the states' axes, which no later step may change."""
         return {axis: lengths[axis] for spec in self._specs.values() for axis in spec.axes if isinstance(axis, str)}
+
+    def _begin(self, lengths: Lengths, states: Mapping[str, np.ndarray]) -> Lane:
+        """The memory for states of these lengths, with `states` in it."""
+        if self._lane is not None and self._lane.states.lengths == lengths:
+            self._lane.states.write(states)
+            return self._lane
+        runner = self._model.runner
+        lane = Lane.take(runner, self._model.manifest, lengths)
+        lane.states.write(states)
+        self._leave()
+        if runner.graphs:
+            self._leave = weakref.finalize(self, runner.spare.append, lane)
+        self._lane = lane
+        return lane

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -61,6 +61,23 @@ def read_metadata(path: files.StrPath) -> dict[str, str]:
         return {_text(entry.get(_ENTRY_KEY)): _text(entry.get(_ENTRY_VALUE)) for entry in entries}
 
 
+def write_with_metadata(source: files.StrPath, target: files.StrPath, entries: Mapping[str, str]) -> None:
+    """Write the ONNX model in `source` to `target`, with `entries` in its metadata; others of other keys stay.
+
+    The graph is copied as it is, and not read. Raises what `read_metadata` does.
+    """
+    with _opened(source) as data, files.whole_file(target) as temporary, temporary.open("wb") as file:
+        position = 0
+        while position < len(data):
+            number, value, end = _field(data, position)
+            if number != _MODEL_METADATA or _text(dict(_fields(_span(value))).get(_ENTRY_KEY)) not in entries:
+                file.write(data[position:end])
+            position = end
+        for key, text in entries.items():
+            parts = [(_ENTRY_KEY, key.encode()), (_ENTRY_VALUE, text.encode())]
+            file.write(_delimited(_MODEL_METADATA, b"".join(_delimited(number, part) for number, part in parts)))
+
+
 def read_data_files(path: files.StrPath) -> tuple[str, ...]:
     """Names, relative to the file's folder, of the files that hold weights of an ONNX model; most have none.
 
@@ -108,8 +125,7 @@ def write_tensor(path: files.StrPath, name: str, array: np.ndarray) -> None:
     raw = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
     parts = [_encoded(_DIMS << 3) + _encoded(length) for length in array.shape]
     parts.append(_encoded(_DATA_TYPE << 3) + _encoded(_CODES[array.dtype.name]))
-    for number, content in ((_NAME, name.encode()), (_RAW, raw)):
-        parts += [_encoded(number << 3 | 2), _encoded(len(content)), content]
+    parts += [_delimited(number, content) for number, content in ((_NAME, name.encode()), (_RAW, raw))]
     files.write_bytes(path, b"".join(parts))
 
 
@@ -134,24 +150,28 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Field]]:
     """The fields of one message in file order: number, and an int (varint) or the bytes."""
     position = 0
     while position < len(data):
-        key, position = _varint(data, position)
-        number, kind = key >> 3, key & 7
-        if number == 0:
-            raise ValueError(f"no field at byte {position}")
-        if kind == 0:
-            value, position = _varint(data, position)
-            yield number, value
-            continue
-        if kind == 2:
-            size, position = _varint(data, position)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"unknown wire type {kind} at byte {position}")
-        if size > len(data) - position:
-            raise ValueError(f"field {number} at byte {position} is cut short")
-        yield number, data[position : position + size]
-        position += size
+        number, value, position = _field(data, position)
+        yield number, value
+
+
+def _field(data: memoryview, position: int) -> tuple[int, Field, int]:
+    """Number and value of the field at `position`, and the position after it."""
+    key, position = _varint(data, position)
+    number, kind = key >> 3, key & 7
+    if number == 0:
+        raise ValueError(f"no field at byte {position}")
+    if kind == 0:
+        value, position = _varint(data, position)
+        return number, value, position
+    if kind == 2:
+        size, position = _varint(data, position)
+    elif kind in (1, 5):
+        size = 8 if kind == 1 else 4
+    else:
+        raise ValueError(f"unknown wire type {kind} at byte {position}")
+    if size > len(data) - position:
+        raise ValueError(f"field {number} at byte {position} is cut short")
+    return number, data[position : position + size], position + size
 
 
 def _each(data: memoryview, number: int) -> Iterator[memoryview]:
@@ -213,6 +233,11 @@ def _span(value: Field) -> memoryview:
 
 def _text(value: Field | None) -> str:
     return "" if value is None else str(_span(value), "utf-8")
+
+
+def _delimited(number: int, content: bytes) -> bytes:
+    """A field of bytes."""
+    return _encoded(number << 3 | 2) + _encoded(len(content)) + content
 
 
 def _encoded(value: int) -> bytes:

@@ -74,6 +74,62 @@ def test_inspect_of_a_quantized_file(edgeseq_command: Any, made: Any, monkeypatc
     assert document["quantization"] == dataclasses.asdict(did)
 
 
+def test_inspect_predicts_where_nodes_run(edgeseq_command: Any, made: Any) -> None:
+    ran = edgeseq_command("inspect", made.onnx, "--target", "cuda")
+    assert ran.code == 0
+    assert (
+        f"predicted on cuda: {edgeseq.inspect(made.onnx).nodes} cuda; all floating-point nodes there (by CUDA"
+        in ran.out
+    )
+    assert "Not on cuda" not in ran.out
+    document = edgeseq_command("inspect", made.onnx, "--target", "tensorrt", "--json").document("inspect")
+    assert document["prediction"]["target"] == "tensorrt"
+    assert {node["provider"] for node in document["prediction"]["nodes"]} == {"tensorrt"}
+    refused = edgeseq_command("inspect", made.onnx, "--target", "gpu")
+    assert refused.code == 2
+    assert "cpu, cuda, tensorrt; got 'gpu'" in refused.err
+
+
+def test_inspect_lists_what_leaves_and_says_how_many_more(edgeseq_command: Any, tmp_path: Path) -> None:
+    # Det has no CUDA kernel; Shape and Gather are arithmetic on the host.
+    nodes = [onnx.helper.make_node("Det", ["x"], [f"d{step}"], name=f"layer_{step}/Det") for step in range(14)]
+    nodes += [
+        onnx.helper.make_node("Shape", ["x"], ["s"], name="s/Shape"),
+        onnx.helper.make_node("Gather", ["s", "zero"], ["y"], name="s/Gather"),
+    ]
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ("n", "n"))
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT64, (1,))
+    graph = onnx.helper.make_graph(nodes, "g", [x], [y], [onnx.numpy_helper.from_array(np.array([0]), "zero")])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]), tmp_path / "m.onnx")
+    ran = edgeseq_command("inspect", tmp_path / "m.onnx", "--target", "cuda")
+    assert "predicted on cuda: 15 cpu, 1 cuda; 14 floating-point nodes elsewhere" in ran.out
+    assert "integer arithmetic elsewhere, which is no error: 1 Gather" in ran.out
+    assert "layer_11  Det" in ran.out
+    assert "layer_12" not in ran.out
+    assert "CUDA has no kernel for Det" in ran.out
+    assert "and 2 more (--json lists all)" in ran.out
+
+
+@pytest.mark.parametrize(("name", "module"), [("check", "parity"), ("run", "running"), ("bench", "bench.subjects")])
+def test_what_ran_elsewhere_than_predicted_is_told(
+    edgeseq_command: Any, made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str
+) -> None:
+    with np.load(made.samples) as samples:
+        np.save(tmp_path / "x.npy", samples[samples.files[0]])
+    asked = []
+
+    def told(path: Path, placement: Any) -> tuple[str, ...]:
+        asked.append((path, placement.requested))
+        return ("predicted on cuda, ran on the moon",)
+
+    monkeypatch.setattr(f"edgeseq.{module}.surprises", told)
+    rest = {"check": (), "run": (tmp_path / "x.npy",), "bench": ONE_ROW}[name]
+    ran = edgeseq_command(name, made.onnx, *rest)
+    assert ran.code == 0
+    assert "predicted on cuda, ran on the moon" in ran.out
+    assert asked == [(made.onnx, ("CPUExecutionProvider",))]
+
+
 def test_check_against_golden_samples_keras_and_another_file(edgeseq_command: Any, made: Any) -> None:
     golden = edgeseq_command("check", made.onnx)
     assert (golden.code, golden.err) == (0, "")
@@ -214,16 +270,18 @@ def test_doctor(edgeseq_command: Any) -> None:
     ran = edgeseq_command("doctor")
     assert ran.code == 0
     assert "provider cpu" in ran.out
-    assert "nothing is broken" in ran.out
+    assert "nothing is broken: models run on cpu" in ran.out
     document = edgeseq_command("doctor", "--json").document("doctor")
     assert "cpu" in document["providers"]
+    assert document["verdict"] in ran.out
+    assert document["threads"]["usable_cores"] >= 1
 
 
 def test_doctor_with_something_broken(edgeseq_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeseq.diagnosis._NUMPY", ">=1000,<1001")
+    monkeypatch.setattr("edgeseq.diagnosis.packages.NUMPY", ">=1000,<1001")
     ran = edgeseq_command("doctor")
     assert ran.code == 3
-    assert "something is broken" in ran.out
+    assert "something is broken: numpy; models run on cpu" in ran.out
     assert "pip install 'numpy>=1000,<1001'" in ran.out
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeseq.diagnosis import tiny_model
+from edgeseq.runtime.tiny import tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

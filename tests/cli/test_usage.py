@@ -40,7 +40,7 @@ def test_help_of_a_recipe_shows_its_own_options(edgeseq_command: Any) -> None:
     ("arguments", "said"),
     [
         ((), "Missing command"),
-        (("compile",), "No such command 'compile'"),
+        (("compilr",), "No such command 'compilr'"),
         (("export", "--nope"), "--nope"),
         (("export", "m.keras"), "--output"),
         (("inspect",), "MODEL.onnx"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ PACKAGES = {
     "gpu": [".[cli]", "onnxruntime-gpu>=1.22,<2"],  # without CUDA's and cuDNN's libraries
     "gpu-libraries": [".[gpu,cli]"],
     "both": [".[cpu,cli]", "onnxruntime-gpu>=1.22,<2"],
+    "openvino": [".[cli]", "onnxruntime-openvino>=1.24,<2"],  # a second provider that computes without a GPU
 }
 
 
@@ -73,36 +73,25 @@ def pretended_driver(tmp_path_factory: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def place_on_cuda(
-    environment: Callable[[str], Environment], pretended_driver: Path, tmp_path_factory: Any
+    environment: Callable[[str], Environment], tmp_path_factory: Any
 ) -> Callable[[Sequence[Path]], dict[Path, list[tuple[str, str, str]]]]:
     """Asks the real CUDA provider, on a GPU that is pretended, where it places the nodes of files: it has no need to
-    compute for that. Answers name, op type and provider of every node.
+    compute for that. Answers name, op type and provider of every node; a file that it refuses is left out.
     """
     python = environment("gpu-libraries").python
-    folder: Path = tmp_path_factory.mktemp("gpu")
-    [cudnn] = python.parent.parent.glob("lib/python*/site-packages/nvidia/cudnn/lib/libcudnn.so.9")
-    if shutil.which("nm") is None:
-        pytest.skip("no nm to read cuDNN's functions with")
-    listed = subprocess.run(["nm", "-D", "--defined-only", cudnn], capture_output=True, text=True, check=True).stdout
-    known = (SOURCES / "cudnn.c").read_text()
-    names = {name for name in re.findall(r" [TW] (cudnn\w+)", listed) if f"{name}(" not in known}
-    made = "int {0}(void **made) {{ *made = calloc(1, 4096); return 0; }}"
-    bodies = [(made if "Create" in name else "int {0}(void) {{ return 0; }}").format(name) for name in sorted(names)]
-    (folder / "cudnn.c").write_text("\n".join([known, *bodies]))
-    _compile(folder / "libcudnn.so.9", folder / "cudnn.c")
-    _compile(folder / "runtime.so", SOURCES / "runtime.c")
-    variables = {
-        "LD_LIBRARY_PATH": f"{folder}:{pretended_driver}",
-        "LD_PRELOAD": str(folder / "runtime.so"),
-        "DRIVER_CUDA": "99000",
-        "DRIVER_DEVICES": "1",
-    }
+    command = [sys.executable, SOURCES / "build.py", tmp_path_factory.mktemp("gpu"), python]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode == 3:
+        pytest.skip(built.stderr)
+    assert built.returncode == 0, built.stderr
+    variables = json.loads(built.stdout)
 
     def place(paths: Sequence[Path]) -> dict[Path, list[tuple[str, str, str]]]:
         command = [python, SOURCES / "place.py", *paths]
         ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables}, check=False)
         assert ran.returncode == 0, ran.stderr
-        return {Path(path): [tuple(node) for node in nodes] for path, nodes in json.loads(ran.stdout).items()}
+        found = {Path(path): nodes for path, nodes in json.loads(ran.stdout).items()}
+        return {path: [tuple(node) for node in nodes] for path, nodes in found.items() if nodes is not None}
 
     return place
 

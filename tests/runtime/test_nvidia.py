@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeseq.runtime import nvidia
-from edgeseq.runtime.nvidia import Driver, find_cause, needed_libraries, read_driver
+from edgeseq.runtime.nvidia import Driver, find_cause, find_libraries, needed_libraries, read_driver
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the libraries' names are Linux's")
 
@@ -168,3 +170,29 @@ def test_pip_puts_tensorrt_where_only_we_look(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(nvidia.ctypes, "CDLL", lambda path, **_: loaded.append(Path(path).name))
     nvidia.preload(type("onnxruntime", (), {"preload_dlls": staticmethod(lambda: loaded.append("cuda"))}))
     assert loaded == ["cuda", "libnvinfer.so.10", "libnvonnxparser.so.10"]
+
+
+def test_a_library_that_does_not_tell_what_it_needs_lacks_nothing(tmp_path: Path):
+    path = tmp_path / "onnxruntime_providers_cuda.dll"
+    path.write_bytes(b"MZ" + bytes(100))
+
+    def nothing_there(name: str) -> None:
+        raise OSError(name)
+
+    assert find_libraries("cuda", path, nothing_there) == {}
+
+
+def test_preloading_in_threads_leaves_stdout_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(nvidia, "_preloaded", False)
+    calls = []
+
+    class Slow:
+        def preload_dlls(self) -> None:
+            calls.append(sys.stdout)
+            time.sleep(0.02)
+
+    before = sys.stdout
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(nvidia.preload, [Slow()] * 4))
+    assert sys.stdout is before
+    assert len(calls) == 1

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import helper
 
 from edgeseq.errors import InputMismatch, PlacementRefused, ProviderUnavailable, WrongUsage
 from edgeseq.runtime import Model
@@ -146,3 +148,36 @@ def test_the_cpu_alone_needs_no_proof(make_lstm: Callable[..., Any]):
 def _fed(model: Model) -> np.ndarray:
     [spec] = model.inputs
     return np.ones([2 if isinstance(axis, str) else axis for axis in spec.axes], np.dtype(spec.dtype))
+
+
+def test_nodes_that_share_a_name_are_not_taken_for_one(tmp_path: Path):
+    """onnxruntime numbers nodes without names anew in each subgraph."""
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps([event("Add_0", "Add", provider, ["float"], ["float"]) for provider in (CUDA, CPU)]))
+    placement = Placement(requested=(CUDA,), nodes=read_profile(path))
+    assert [node.provider for node in placement.fallen] == [CPU]
+    with pytest.raises(PlacementRefused, match="Add_0"):
+        check_strict(placement)
+
+
+@needs_azure
+@pytest.mark.skipif(
+    not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"), reason="this onnxruntime is old"
+)
+def test_a_branch_not_taken_is_told(tmp_path: Path):
+    def branch(op_type: str) -> onnx.GraphProto:
+        made = helper.make_node(op_type, ["x", "x"], [f"by_{op_type}"], f"branch/{op_type}")
+        return helper.make_graph([made], op_type, [], [helper.make_tensor_value_info(f"by_{op_type}", 1, [2])])
+
+    graph = helper.make_graph(
+        [helper.make_node("If", ["which"], ["y"], "choose", then_branch=branch("Add"), else_branch=branch("Mul"))],
+        "test",
+        [helper.make_tensor_value_info("which", 9, []), helper.make_tensor_value_info("x", 1, [2])],
+        [helper.make_tensor_value_info("y", 1, [2])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "if.onnx")
+    model = Model(tmp_path / "if.onnx", provider=f"{AZURE},cpu")
+    model({"which": np.array(True), "x": np.ones(2, np.float32)})
+    assert model.placement is not None
+    assert model.placement.not_run == ("Mul 'branch/Mul'",)
+    assert "did not come to nodes that are not on AzureExecutionProvider: Mul 'branch/Mul'" in model.placement.notes[-1]

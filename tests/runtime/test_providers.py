@@ -16,7 +16,15 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from edgeseq.errors import InputMismatch, InvalidFile, MissingExtra, MissingInput, ProviderUnavailable, WrongUsage
+from edgeseq.errors import (
+    InputMismatch,
+    InvalidFile,
+    MissingExtra,
+    MissingInput,
+    ProviderUnavailable,
+    Unavailable,
+    WrongUsage,
+)
 from edgeseq.runtime import Model, nvidia, providers
 
 
@@ -118,7 +126,7 @@ def test_the_driver_that_is_missing_is_the_reason(
     (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
     monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(nvidia, "find_cause", functools.partial(nvidia.find_cause, load=_nothing))
-    with pytest.raises(ProviderUnavailable, match=r"libcudnn\.so\.9; there is no NVIDIA driver .*--gpus all"):
+    with pytest.raises(ProviderUnavailable, match=r"there is no NVIDIA driver .*--gpus all"):
         Model(make_lstm().path, provider="cuda")
 
 
@@ -267,10 +275,31 @@ def test_shapes_that_do_not_fit_inside_the_graph_are_an_input_mismatch(write: Ca
 @pytest.mark.parametrize("name", ["InvalidArgument", "Fail", "RuntimeException", "NotImplemented"])
 def test_every_refusal_of_a_run_is_an_input_mismatch(name: str):
     class Session:
-        def run(self, _outputs: Any, _feed: Any) -> None:
+        def run(self, _outputs: Any, _feed: Any, _options: Any) -> None:
             raise getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)("[ONNXRuntimeError] : 6 : NAME : no such")
 
     with pytest.raises(InputMismatch, match=r"^onnxruntime refuses this input: no such$"):
+        providers.run(Session(), [], {})
+
+
+def test_the_refusal_of_a_bound_run_has_the_same_words():
+    """onnxruntime raises another exception there, with other words before the reason."""
+
+    class Session:
+        def run_with_iobinding(self, _binding: Any, _options: Any) -> None:
+            raise RuntimeError("Error in execution: no such")
+
+    with pytest.raises(InputMismatch, match=r"^onnxruntime refuses this input: no such$"):
+        providers.run_bound(Session(), None)
+
+
+def test_a_gpu_that_fails_is_no_fault_of_the_input():
+    class Session:
+        def run(self, _outputs: Any, _feed: Any, _options: Any) -> None:
+            failed = onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException
+            raise failed("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : /x.cc:1 CUDA failure 2: out of memory ; GPU=0 ;")
+
+    with pytest.raises(Unavailable, match=r"CUDA failure 2: out of memory\. Try a smaller batch"):
         providers.run(Session(), [], {})
 
 

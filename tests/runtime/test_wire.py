@@ -210,3 +210,19 @@ def test_the_weights_are_not_read(tmp_path: Path):
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(st.dictionaries(st.text(max_size=8), st.text(max_size=300)), st.dictionaries(st.text(max_size=8), st.text()))
+def test_metadata_is_replaced_and_all_else_stays(tmp_path: Path, old: dict[str, str], new: dict[str, str]) -> None:
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "graph", [], [])
+    model = helper.make_model(graph)
+    helper.set_model_props(model, old)
+    source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
+    onnx.save(model, source)
+    wire.write_with_metadata(source, target, new)
+    assert wire.read_metadata(target) == {**old, **new}
+    written = onnx.load(target)
+    assert len(written.metadata_props) == len({**old, **new})  # none twice
+    del model.metadata_props[:], written.metadata_props[:]
+    assert written == model

@@ -1,4 +1,4 @@
-"""Print where onnxruntime places every node: JSON of [name, op type, provider] by file."""
+"""Print where onnxruntime places every node: JSON of [name, op type, provider] by file, None for one it refuses."""
 
 import json
 import os
@@ -11,7 +11,13 @@ placed = {}
 for path in sys.argv[1:]:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = onnxruntime.InferenceSession(path, options, providers=["CUDAExecutionProvider"])
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CUDAExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 (onnxruntime's errors have no other base)
+        sys.stderr.write(f"{path}: {error}\n")
+        placed[path] = None
+        continue
     placed[path] = [
         [node.name, node.op_type, part.ep_name]
         for part in session.get_provider_graph_assignment_info()
