@@ -32,11 +32,11 @@ from edgeseq.errors import (
 from edgeseq.files import StrPath
 from edgeseq.parity import Parity, compare
 from edgeseq.runtime import caching, compiled, document, opening, providers, signature, tensorrt, wire
+from edgeseq.runtime.feed import Feed
 from edgeseq.runtime.golden import Golden, check_golden, golden_folder, read_golden, write_golden
 from edgeseq.runtime.manifest import METADATA_KEY, Compiled, Manifest, load_manifest
 from edgeseq.runtime.partitions import Partitions, read_partitions
 from edgeseq.runtime.ranges import GivenRanges, Range
-from edgeseq.runtime.structure import flatten
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -113,9 +113,9 @@ def compile_model(
     and golden samples go with it, and it is checked against them, or the original, before it is written.
 
     For TensorRT, `ranges` give each free axis as (min, max) or (min, opt, max), opt being max unless said; axes without
-    one take 1 to the longest in `samples` (arrays by input name, or one array), or in the golden samples. `precision`
-    lets it round to ``fp16`` or ``bf16``. A list of providers, as ``tensorrt,cpu``, allows the later ones for nodes
-    that the first does not take. `dry_run` plans everything and builds nothing; it needs no GPU.
+    one take 1 to the longest in `samples` (as for a call, nested or by input name), or in the golden samples.
+    `precision` lets it round to ``fp16`` or ``bf16``. A list of providers, as ``tensorrt,cpu``, allows the later ones
+    for nodes that the first does not take. `dry_run` plans everything and builds nothing; it needs no GPU.
 
     Raises MissingInput, OutputExists, InvalidFile, WrongUsage (a provider that compiles nothing; an axis without a
     range; options that contradict one another), ProviderUnavailable, PlacementRefused and Refused where the provider
@@ -136,7 +136,7 @@ def compile_model(
             f"{source} is compiled already. Compile the original: it was made from {manifest.compiled.source}"
         )
     golden = _golden(source, manifest)
-    given = None if samples is None else _by_name(samples, manifest)
+    given = None if samples is None else _arrays(samples, manifest)
     if not dry_run:
         providers.check_installed(names[0])
     engine = None
@@ -208,18 +208,10 @@ def compile_model(
     )
 
 
-def _by_name(samples: Any, manifest: Manifest) -> dict[str, npt.NDArray[Any]]:
-    """`samples` by input name; see `compile_model`."""
-    if isinstance(samples, Mapping):
-        names = [spec.name for spec in manifest.inputs]
-        if unknown := sorted(set(samples) - set(names)):
-            raise WrongUsage(f"the samples name '{unknown[0]}', which is no input; there are {', '.join(names)}")
-        if missing := [name for name in names if name not in samples]:
-            raise WrongUsage(f"the samples lack the input '{missing[0]}'")
-        return {name: np.asarray(samples[name]) for name in names}
-    if len(manifest.inputs) == 1:
-        return {manifest.inputs[0].name: np.asarray(samples)}
-    return {name: np.asarray(array) for name, array in flatten(samples, manifest.input_structure).items()}
+def _arrays(samples: Any, manifest: Manifest) -> dict[str, npt.NDArray[Any]]:
+    """`samples`, nested as the model takes them, by input name."""
+    named = Feed(manifest.inputs, manifest.input_structure).by_name(samples)
+    return {name: np.asarray(value) for name, value in named.items()}
 
 
 def _check_provider(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeseq.errors import InvalidFile, MissingExtra, WrongUsage
 from edgeseq.files import StrPath, check_input
-from edgeseq.prediction import TARGETS, Prediction, predict
+from edgeseq.prediction import Prediction, predict
 from edgeseq.runtime import wire
 from edgeseq.runtime.manifest import (
     Compiled,
@@ -88,8 +88,6 @@ def inspect(path: StrPath, target: str | None = None) -> Inspection:
     Raises MissingInput when there is no file, InvalidFile when it is not an ONNX model, and WrongUsage for another
     target.
     """
-    if target is not None and target not in TARGETS:
-        raise WrongUsage(f"placement is predicted for {', '.join(TARGETS)}; got '{target}'")
     found = check_input(path)
     manifest = load_manifest(found)
     try:

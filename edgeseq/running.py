@@ -17,7 +17,6 @@ from edgeseq import files
 from edgeseq.arrays import READABLE, WRITABLE, plain_numbers, read_inputs, write_arrays
 from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
 from edgeseq.files import StrPath
-from edgeseq.prediction import surprises
 from edgeseq.runtime import Model, structure
 from edgeseq.runtime.manifest import output_time_axes, time_axes
 from edgeseq.runtime.ranges import GivenRanges
@@ -64,7 +63,7 @@ class RunReport:
     output_path: str | None
     """The file of outputs; None when they are in `outputs`."""
     notes: tuple[str, ...] = ()
-    """What ran on another provider than the first one asked for, or than predicted."""
+    """What ran on another provider than the first one asked for."""
 
 
 def run_file(
@@ -138,7 +137,7 @@ def run_file(
             )
             for name, array in outputs.items()
         ),
-        notes=(*opened.placement.notes, *surprises(model, opened.placement)) if opened.placement else (),
+        notes=opened.placement.notes if opened.placement else (),
         output_path=None if target is None else os.fspath(target),
     )
 

@@ -29,7 +29,7 @@ ALLOWED = {
     "compiling": {"runtime", "parity"} | LEAVES,
     "pictures": LEAVES,
     "arrays": {"runtime"} | LEAVES,
-    "running": {"runtime", "arrays", "pictures", "prediction"} | LEAVES,
+    "running": {"runtime", "arrays", "pictures"} | LEAVES,
     "quantization": {"runtime", "lowering", "parity", "bench", "arrays"} | LEAVES,
     "conversion": {"runtime", "lowering", "parity", "bench", "quantization", "arrays"} | LEAVES,
     "recipes": {"runtime", "lowering", "parity", "bench", "quantization", "conversion", "arrays", "pictures"} | LEAVES,

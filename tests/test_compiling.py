@@ -143,6 +143,16 @@ def test_without_golden_samples_it_is_held_against_the_original(model, built, tm
     assert report.parity.samples == 4
 
 
+@pytest.mark.parametrize("nested", [lambda x: x, lambda x: [x], lambda x: (x,), lambda x: {"x": x}, np.ndarray.tolist])
+def test_samples_come_as_for_a_call(model, built, nested, tmp_path):
+    samples = nested(np.ones((4, 2, 3), np.float32))
+    report = compile_model(model, samples=samples, provider="tensorrt", dry_run=True)
+    assert report.ranges == {"batch": (1, 4, 4), "time": (1, 2, 2)}
+    report = compile_model(model, tmp_path / "small.onnx", provider="cpu", samples=samples)
+    assert report.parity is not None
+    assert report.parity.samples == 4
+
+
 def test_answers_that_differ_are_not_written(model, built, tmp_path):
     x = np.ones((1, 1, 3), np.float32)
     write_golden(model, Golden(inputs={"x": x}, outputs={"y": 3 * x}), "ab")
@@ -170,7 +180,7 @@ def test_a_provider_that_writes_nothing_is_refused(model, built, monkeypatch):
         ({"provider_options": {"trt_fp16_enable": "1"}}, WrongUsage, "trt_fp16_enable is what precision=fp32 decides"),
         ({"provider_options": {"trt_dump_ep_context_model": "1"}}, WrongUsage, "is set by compiling itself"),
         ({"ranges": {"tme": (1, 2)}}, WrongUsage, "no free axis 'tme'"),
-        ({"samples": {"z": np.ones(3)}}, WrongUsage, "the samples name 'z'"),
+        ({"samples": {"z": np.ones(3)}}, WrongUsage, "missing 'x' and unexpected 'z'"),
         ({"samples": np.ones((2, 3))}, WrongUsage, "has 3 axes"),
         ({"output": "model.onnx"}, WrongUsage, "also what is read"),
         ({"output": "there.onnx"}, OutputExists, "output exists"),

@@ -18,8 +18,8 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from edgeseq import diagnosis
-from edgeseq.bench.threads import Threads
 from edgeseq.diagnosis import Check, Diagnosis, diagnose, machine, packages, starting
+from edgeseq.diagnosis.threads import Threads
 from edgeseq.errors import MissingExtra, ProviderUnavailable
 from edgeseq.runtime.nvidia import Driver
 from edgeseq.runtime.providers import SHORT_NAMES

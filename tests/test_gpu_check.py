@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -15,17 +16,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgeseq.bench.stats import Ratio
-from edgeseq.errors import InvalidFile, MissingInput, OutputExists, WrongUsage
+from edgeseq.errors import InputMismatch, InvalidFile, MissingInput, OutputExists, WrongUsage
+from edgeseq.runtime import Model
+from edgeseq.runtime.partitions import read_partitions
+from edgeseq.runtime.placement import PlacedNode, Placement
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from gpu_check import alone, judge, table  # noqa: E402
 from gpu_check.artifacts import SET_FILE, Artifact, read_set  # noqa: E402
-from gpu_check.check import Plan, blank, check  # noqa: E402
+from gpu_check.check import Plan, _placed, blank, check  # noqa: E402
 from gpu_check.measure import Place, planned  # noqa: E402
 from gpu_check.results import (  # noqa: E402
     EDGESEQ,
@@ -134,7 +139,8 @@ def test_a_whole_check_on_the_cpu(prepared: Path, tmp_path: Path) -> None:
     assert gru.measurements[0].time_steps == 6
     assert {one.time_steps for one in stream.measurements if one.what == "step"} == {1}
     rival = gru.measurements[2]
-    assert rival.time_ratio.value > 1  # a Loop of six steps against one op
+    assert math.isfinite(rival.time_ratio.value)
+    assert rival.time_ratio.value > 0
     assert rival.max_abs < 1e-5
     verdicts = {one.name: one.verdict for one in found.expectations}
     assert verdicts.pop("answers within the tolerance of Keras's") == "met"
@@ -263,18 +269,81 @@ def test_one_engine_of_tensorrt_serves_every_batch(prepared: Path) -> None:
     place = Place(
         path=name, rival=prepared / "gru.keras-export.onnx", provider="tensorrt", options={"a": "b"}, batches=(1, 32)
     )
-    options = planned(name, place)
-    assert options.pop("a") == "b"
-    assert set(options) == {f"trt_profile_{which}_shapes" for which in ("min", "opt", "max")}
-    least, best, most = (options[f"trt_profile_{which}_shapes"] for which in ("min", "opt", "max"))
-    assert "1x1x3" in least
-    assert "1x6x3" in best
-    assert "32x6x3" in most
-    assert all(text.count(":") == 3 for text in (least, best, most))  # the input and two states
-    given = dataclasses.replace(place, options={"trt_profile_max_shapes": "mine"})
-    assert planned(name, given)["trt_profile_max_shapes"] == "mine"
-    assert "32x6x3" in planned(place.rival, place)["trt_profile_max_shapes"]
-    assert planned(name, dataclasses.replace(place, provider="cuda")) == {"a": "b"}
+    assert planned(name, place) == {"batch": (1, 1, 32), "time": (1, 6, 6)}
+    # Its golden samples of 2 rows are run as well.
+    assert planned(name, dataclasses.replace(place, batches=(1,)))["batch"] == (1, 1, 2)
+    assert planned(name, dataclasses.replace(place, provider="TensorrtExecutionProvider")) == planned(name, place)
+    assert sorted(planned(place.rival, place).values()) == [(1, 1, 32), (1, 6, 6)]
+    # Who plans the profiles plans all of it.
+    given = dataclasses.replace(place, options={"trt_profile_min_shapes": "mine"})
+    assert planned(name, given) == {}
+    assert planned(name, dataclasses.replace(place, provider="cuda")) == {}
+
+
+@pytest.fixture
+def stood_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """TensorRT's provider, whose place the CPU takes; where nodes ran is not held against it."""
+    from edgeseq.runtime import providers
+    from edgeseq.runtime.partitions import RECORD
+
+    real = providers.open_session
+
+    def opened(source: Any, *, provider_options: Any = None, **rest: Any) -> Any:
+        return real(source, config=RECORD, **{**rest, "provider": "cpu", "others": ()})
+
+    monkeypatch.setenv("EDGESEQ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(providers, "open_session", opened)
+    monkeypatch.setattr(providers, "check_installed", lambda _: None)
+    monkeypatch.setattr("edgeseq.runtime.placement.check_strict", lambda _: None)
+
+
+@pytest.mark.usefixtures("stood_in")
+def test_lengths_are_checked_against_the_engine_s(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Model] = []
+    real = Model.__init__
+
+    def init(model: Model, *arguments: Any, **rest: Any) -> None:
+        real(model, *arguments, **rest)
+        made.append(model)
+
+    monkeypatch.setattr(Model, "__init__", init)
+    plan = Plan(folder=prepared, options={}, batches=(1, 3), deadline=LATER)
+    *_, (result, _) = check(read_set(prepared).artifacts[0], "tensorrt", plan, 1.0)
+    assert (result.failure, result.parity_failure) == (None, None)
+    assert [one.failure for one in result.measurements] == [None] * 4
+    # Ours, for parity, for another batch, and Keras's export.
+    assert len(made) >= 4
+    assert {tuple(sorted(model.ranges.values())) for model in made} == {((1, 1, 3), (1, 6, 6))}
+    with pytest.raises(InputMismatch, match="the engine was built for 1 to 6"):
+        made[0](np.zeros((1, 7, 3), np.float32))
+
+
+def compiled_whole(path: Path, monkeypatch: pytest.MonkeyPatch, taken: str) -> Placed:
+    """How a file is told that the provider took as one subgraph, which the profile shows as one node."""
+    model = Model(path, provider="tensorrt")
+    model(np.zeros((1, 6, 3), np.float32))
+    provider = "TensorrtExecutionProvider"
+    node = PlacedNode(
+        name=f"{provider}_TRTKernel_graph_1_0", op_type="TRTKernel_1", layer="", provider=provider, floating=True
+    )
+    placement = Placement(requested=(provider,), nodes=(node,))
+    monkeypatch.setattr(Model, "placement", property(lambda _: placement))
+    found = read_partitions(model.session)
+    assert found is not None
+    parts = tuple(part for part in found.subgraphs if (taken in part.op_types) or not taken)
+    monkeypatch.setattr("gpu_check.check.read_partitions", lambda _: dataclasses.replace(found, subgraphs=parts))
+    placed = _placed(model)
+    assert placed is not None
+    assert placed.nodes == {provider: 1}
+    return placed
+
+
+@pytest.mark.usefixtures("stood_in")
+@pytest.mark.parametrize(("taken", "recurrent"), [("", 1), ("GRU", 1), ("Gemm", 0)])
+def test_recurrent_ops_in_an_engine_are_counted(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, taken: str, recurrent: int
+) -> None:
+    assert compiled_whole(prepared / "gru.onnx", monkeypatch, taken).recurrent == recurrent
 
 
 # Judging, on results that are made up.
@@ -443,8 +512,11 @@ def test_wrong_usage(prepared: Path, tmp_path: Path) -> None:
     missing = command(tmp_path / "none", "-o", tmp_path / "x.json", "-p", "cpu")
     assert (missing.returncode, "--prepare FOLDER" in missing.stderr) == (2, True)
     assert not (tmp_path / "x.json").exists()
-    assert command(prepared, "-p", "cpu").returncode == 2
-    assert command(prepared, "-o", tmp_path / "x.txt").returncode == 2
+    nowhere = command(prepared, "-p", "cpu")
+    assert (nowhere.returncode, "usage: scripts/gpu-check" in nowhere.stderr) == (2, True)
+    assert "-o OUT.json is needed" in nowhere.stderr
+    other = command(prepared, "-o", tmp_path / "x.txt")
+    assert (other.returncode, "argument -o/--output: results are written as .json" in other.stderr) == (2, True)
     assert command(prepared, "-o", tmp_path / "x.json", "--provider-option", "a").returncode == 2
     unknown = command(prepared, "-o", tmp_path / "x.json", "-p", "nowhere")
     assert (unknown.returncode, "unknown provider" in unknown.stderr) == (2, True)

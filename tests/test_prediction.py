@@ -431,3 +431,27 @@ def test_a_prediction_that_cannot_be_made_breaks_no_run(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"\xff\xff")
     [line] = surprises(tmp_path / "bad.onnx", ran_on(CPU, 1))
     assert line.startswith("placement was not compared with a prediction: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda made: made.graph.node.add(op_type="Shape", output=["s"]), "IndexError"),
+        (lambda made: made.graph.initializer.add(name="w", data_type=99), "ValueError"),
+        (
+            lambda made: made.graph.node.add(
+                op_type="RNN",
+                input=["x", "x", "x"],
+                output=["r"],
+                attribute=[onnx.helper.make_attribute("activations", 1.0)],
+            ),
+            "TypeError",
+        ),
+    ],
+)
+def test_a_graph_that_no_rule_can_read_breaks_no_run(path: Path, change: Any, reason: str) -> None:
+    made = onnx.load(path)
+    change(made)
+    path.write_bytes(made.SerializeToString())
+    [line] = surprises(path, ran_on(CPU, 1))
+    assert line.startswith(f"placement was not compared with a prediction: {reason}: ")

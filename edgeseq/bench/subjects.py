@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from edgeseq.bench.inputs import Inputs, find_inputs, given_inputs
 from edgeseq.errors import EdgeseqError, WrongUsage
 from edgeseq.files import StrPath
 from edgeseq.prediction import surprises
-from edgeseq.runtime import Model, structure
-from edgeseq.runtime.manifest import TensorSpec, load_manifest
+from edgeseq.runtime import Model, structure, wire
+from edgeseq.runtime.manifest import Manifest, TensorSpec, load_manifest
 from edgeseq.runtime.providers import SHORT_NAMES
 from edgeseq.runtime.ranges import GivenRanges, choose_ranges
 
@@ -75,13 +74,18 @@ def file_subject(
 
     Raises MissingInput, InvalidFile, ProviderUnavailable, WrongUsage, MissingExtra.
     """
-    ranges = _ranges(model, provider, ranges, batch, time_steps, inputs)
-    opened = _open(model, provider, provider_options, ranges, threads, batch, inputs)
-    if inputs is None:
-        found = find_inputs(model, opened.manifest, batch=batch, time_steps=time_steps, seed=seed)
-    else:
-        found = given_inputs(opened.feed.by_name(inputs), opened.manifest)
-    return _subject(opened, found, name or Path(model).name, provider_options)
+    [subject] = file_subjects(
+        [model],
+        providers=[provider],
+        provider_options=provider_options,
+        ranges=ranges,
+        threads=threads,
+        batch=batch,
+        time_steps=time_steps,
+        inputs=inputs,
+        seed=seed,
+    )
+    return subject if name is None else replace(subject, name=name)
 
 
 def file_subjects(
@@ -108,49 +112,39 @@ def file_subjects(
     plain = [path.name for path in paths]
     names = [path.name if plain.count(path.name) == 1 else f"{path.parent.name}/{path.name}" for path in paths]
     chosen: dict[tuple[TensorSpec, ...], Inputs] = {}
+
+    def find(path: Path, manifest: Manifest) -> Inputs:
+        if manifest.inputs not in chosen:
+            chosen[manifest.inputs] = find_inputs(path, manifest, batch=batch, time_steps=time_steps, seed=seed)
+        return chosen[manifest.inputs]
+
+    rows = batch
+    if inputs is not None:
+        first = flatten(inputs)[0]
+        rows = len(first) if first.ndim else 1
     subjects = []
     for path, name in zip(paths, names, strict=True):
         for provider in providers:
             options = None if provider == "cpu" and len(providers) > 1 else provider_options
             given = ranges if _on_tensorrt(provider) or not any(map(_on_tensorrt, providers)) else None
-            planned = _ranges(path, provider, given, batch, time_steps, inputs)
-            opened = _open(path, provider, options, planned, threads, batch, inputs)
-            takes = opened.manifest.inputs
-            if inputs is not None:
-                found = given_inputs(opened.feed.by_name(inputs), opened.manifest)
-            elif takes in chosen:
-                found = chosen[takes]
+            if not given and inputs is None and _on_tensorrt(provider):
+                given = _ranges(path, find)
+            opened = Model(path, provider=provider, provider_options=options, ranges=given, threads=threads, batch=rows)
+            if inputs is None:
+                found = find(path, opened.manifest)
             else:
-                found = find_inputs(path, opened.manifest, batch=batch, time_steps=time_steps, seed=seed)
-                chosen[takes] = found
+                found = given_inputs(opened.feed.by_name(inputs), opened.manifest)
             called = f"{name} ({provider})" if len(providers) > 1 else name
             subjects.append(_subject(opened, found, called, options))
     return tuple(subjects)
 
 
-def _open(
-    model: StrPath,
-    provider: str,
-    options: Mapping[str, str] | None,
-    ranges: GivenRanges | None,
-    threads: int | None,
-    batch: int,
-    inputs: Any,
-) -> Model:
-    if inputs is not None:
-        first = flatten(inputs)[0]
-        batch = len(first) if first.ndim else 1
-    return Model(model, provider=provider, provider_options=options, ranges=ranges, threads=threads, batch=batch)
-
-
-def _ranges(
-    model: StrPath, provider: str, given: GivenRanges | None, batch: int, time_steps: int | None, inputs: Any
-) -> GivenRanges | None:
-    """Those given, or for TensorRT what its engine must be built for to run what is to be measured."""
-    manifest = load_manifest(model)
-    if given or not _on_tensorrt(provider) or manifest is None or manifest.compiled or inputs is not None:
-        return given
-    return choose_ranges(manifest, None, find_inputs(model, manifest, batch=batch, time_steps=time_steps).arrays)
+def _ranges(path: Path, find: Callable[[Path, Manifest], Inputs]) -> GivenRanges | None:
+    """What TensorRT's engine must be built for to run what is to be measured; None where the file itself decides."""
+    manifest = load_manifest(path)
+    if manifest is None or manifest.compiled:
+        return None
+    return choose_ranges(manifest, None, find(path, manifest).arrays)
 
 
 def _on_tensorrt(provider: str) -> bool:
@@ -188,23 +182,12 @@ def file_sha256(path: StrPath) -> str:
 
 
 def model_size_bytes(path: StrPath) -> int:
-    """Size of an ONNX file together with the files beside it that hold its external data.
+    """Size of an ONNX file together with those files that hold its weights beside it that are there.
 
-    A tensor kept outside has an entry with the key ``location`` (TensorProto.external_data); its bytes are looked for
-    as they are, because weights, which are most of a file, need not be parsed for that.
+    Raises MissingInput when there is no file, InvalidFile when it is not an ONNX model.
     """
     found = Path(path)
-    entry = b"\x0a\x08location\x12"
-    names = set()
-    with found.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        position = data.find(entry)
-        while position >= 0:
-            start = position + len(entry)
-            # One byte of length: a longer one (from 128 on) is no name that a writer chooses.
-            length = data[start]
-            names.add(data[start + 1 : start + 1 + length])
-            position = data.find(entry, start)
-    outside = [found.parent / name.decode("utf-8", "replace") for name in names if b"\0" not in name]
+    outside = [found.parent / name for name in wire.read_data_files(found)]
     return found.stat().st_size + sum(other.stat().st_size for other in outside if other.is_file())
 
 

@@ -33,7 +33,7 @@ def inspect(
     """Show what is in a file: inputs, outputs, states, ops, layers, parameters, preprocessing; where it would run."""
     from edgeseq.inspection import inspect as look_into
 
-    found = look_into(model) if target is None else look_into(model, target)
+    found = look_into(model, target)
     return Reply(document=found, show=lambda out: _show(found, out))
 
 

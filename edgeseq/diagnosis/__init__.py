@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from edgeseq import __version__
 from edgeseq.bench.gpu import driver_version, library_versions
 from edgeseq.bench.machine import Machine, installed_version, this_machine
-from edgeseq.bench.threads import Threads, find_threads
 from edgeseq.diagnosis import machine as hardware
 from edgeseq.diagnosis import packages, starting
 from edgeseq.diagnosis.checks import Check
+from edgeseq.diagnosis.threads import Threads, find_threads
 from edgeseq.runtime.caching import cache_folder
 from edgeseq.runtime.nvidia import Driver, read_driver
 from edgeseq.runtime.providers import SHORT_NAMES

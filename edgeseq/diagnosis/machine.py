@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgeseq.bench.machine import Machine
-from edgeseq.bench.threads import Threads
 from edgeseq.bench.units import size
 from edgeseq.diagnosis.checks import Check
+from edgeseq.diagnosis.threads import Threads
 from edgeseq.runtime.nvidia import Driver
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
-from edgeseq.errors import InvalidFile
+from edgeseq.errors import EdgeseqError, InvalidFile
 from edgeseq.files import StrPath
 from edgeseq.prediction.result import PredictedNode, Prediction
 from edgeseq.runtime.placement import PlacedNode, Placement
@@ -16,6 +16,9 @@ from edgeseq.runtime.providers import SHORT_NAMES
 Named = TypeVar("Named", PredictedNode, PlacedNode)
 
 _SHOWN = 5
+# What reading a graph can raise: the file was replaced meanwhile, protobuf and onnx (also C++) refuse what is in it, or
+# a rule meets a node without its inputs, or with attributes of another type. The graph is as somebody wrote it.
+_UNREADABLE = (InvalidFile, OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError)
 _TARGETS = {SHORT_NAMES[name]: name for name in ("cuda", "tensorrt")}
 
 
@@ -54,8 +57,9 @@ def surprises(path: StrPath, placement: Placement | None) -> tuple[str, ...]:
 
     try:
         lines = disagreements(apply_rules(path, target), placement)
-    except (InvalidFile, ValueError) as error:  # What has run must not fail for a prediction that cannot be made.
-        return (f"placement was not compared with a prediction: {error}",)
+    except _UNREADABLE as error:  # What has run must not fail for a prediction that cannot be made.
+        reason = str(error) if isinstance(error, EdgeseqError) else f"{type(error).__name__}: {error}"
+        return (f"placement was not compared with a prediction: {reason}",)
     if len(lines) > _SHOWN:
         lines = (*lines[:_SHOWN], f"and {len(lines) - _SHOWN} more nodes ran elsewhere than predicted")
     return lines

@@ -6,6 +6,7 @@ https://protobuf.dev/programming-guides/encoding.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import math
 import mmap
@@ -18,9 +19,21 @@ from edgeseq.errors import InvalidFile
 
 Field = int | memoryview
 
-_MODEL_GRAPH, _MODEL_METADATA, _GRAPH_INITIALIZER = 7, 14, 5
+_MODEL_GRAPH, _MODEL_METADATA = 7, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _DIMS, _DATA_TYPE, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
+
+# Where tensors are: message -> number of a field -> the message in it. Attributes hold tensors, and the graphs of an
+# If, a Loop or a Scan.
+_HOLDS = {
+    "model": {_MODEL_GRAPH: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "function": {7: "node"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+    "tensor": {_EXTERNAL: "entry"},
+}
 
 # TensorProto.DataType -> numpy dtype name, and the field that holds the elements when raw_data does not.
 _DTYPES = {
@@ -81,16 +94,22 @@ def write_with_metadata(source: files.StrPath, target: files.StrPath, entries: M
 def read_data_files(path: files.StrPath) -> tuple[str, ...]:
     """Names, relative to the file's folder, of the files that hold weights of an ONNX model; most have none.
 
+    Weights are initializers and constants, those of subgraphs and functions included; their values are stepped over.
+
     Raises MissingInput when there is no file, InvalidFile when it is not an ONNX model.
     """
     with _opened(path) as data:
         names: dict[str, None] = {}
-        for graph in _each(data, _MODEL_GRAPH):
-            for tensor in _each(graph, _GRAPH_INITIALIZER):
-                entries = [dict(_fields(entry)) for entry in _each(tensor, _EXTERNAL)]
-                found = {_text(entry.get(_ENTRY_KEY)): _text(entry.get(_ENTRY_VALUE)) for entry in entries}
-                if "location" in found:
-                    names[found["location"]] = None
+        messages = collections.deque([(data, "model")])
+        while messages:
+            message, kind = messages.popleft()
+            if kind == "entry":
+                entry = dict(_fields(message))
+                if _text(entry.get(_ENTRY_KEY)) == "location":
+                    names[_text(entry.get(_ENTRY_VALUE))] = None
+                continue
+            held = _HOLDS[kind]
+            messages.extend((_span(value), held[number]) for number, value in _fields(message) if number in held)
         return tuple(names)
 
 
@@ -172,11 +191,6 @@ def _field(data: memoryview, position: int) -> tuple[int, Field, int]:
     if size > len(data) - position:
         raise ValueError(f"field {number} at byte {position} is cut short")
     return number, data[position : position + size], position + size
-
-
-def _each(data: memoryview, number: int) -> Iterator[memoryview]:
-    """The messages in field `number` of the message `data`."""
-    return (_span(value) for found, value in _fields(data) if found == number)
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:

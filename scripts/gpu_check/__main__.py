@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make a set, or check one; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.output is None and not options.prepare:
+        parser.error("-o OUT.json is needed: where to write the results")
     try:
         if options.prepare:
             # TensorFlow is needed for this alone.
@@ -41,11 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    output: Path | None = options.output
-    if output is None:
-        raise WrongUsage("-o OUT.json is needed: where to write the results")
-    if output.suffix != ".json":
-        raise WrongUsage(f"results are written as .json, and as .md beside it; got {output.name}")
+    output: Path = options.output
     shown = output.with_suffix(".md")
     for path in (output, shown):
         files.check_output(path, overwrite=options.overwrite)
@@ -92,11 +90,14 @@ def _progress(stage: str, done: int, total: int) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="scripts/gpu-check", description=__doc__, epilog=_EPILOG)
-    parser.description = "Make a set of models with golden answers, or hold a machine's providers against it."
+    parser = argparse.ArgumentParser(
+        prog="scripts/gpu-check",
+        description="Make a set of models with golden answers, or hold a machine's providers against it.",
+        epilog=_EPILOG,
+    )
     parser.add_argument("folder", type=Path, help="the set")
     parser.add_argument("--prepare", action="store_true", help="make the set (needs TensorFlow) and do no more")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT.json", help="results; a table goes to OUT.md")
+    parser.add_argument("-o", "--output", type=_json_file, metavar="OUT.json", help="results; a table goes to OUT.md")
     parser.add_argument(
         "-p", "--provider", action="append", help="cuda, tensorrt, cpu or onnxruntime's own name (cuda and tensorrt)"
     )
@@ -113,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help=f"batches 1 and 32, {QUICK_SECONDS:g} seconds")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     return parser
+
+
+def _json_file(text: str) -> Path:
+    if (path := Path(text)).suffix != ".json":
+        raise argparse.ArgumentTypeError(f"results are written as .json, and as .md beside it; got {path.name}")
+    return path
 
 
 def _positive(text: str) -> int:

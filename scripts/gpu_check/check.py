@@ -12,6 +12,7 @@ import numpy as np
 from edgeseq.errors import PlacementRefused
 from edgeseq.parity import compare
 from edgeseq.runtime import Model
+from edgeseq.runtime.partitions import read_partitions
 from edgeseq.runtime.placement import PlacedNode
 from edgeseq.runtime.structure import nest
 from gpu_check.artifacts import Artifact
@@ -86,7 +87,7 @@ def check(artifact: Artifact, provider: str, plan: Plan, seconds: float) -> Iter
     batches = place.batches
     yield result, "opening"
     try:
-        model = Model(place.path, provider=provider, provider_options=planned(place.path, place))
+        model = Model(place.path, provider=provider, provider_options=place.options, ranges=planned(place.path, place))
         first = inputs_for(model, place.path, batches[0] if batches else 1, "call")
         try:
             model(nest(first.arrays, model.manifest.input_structure))
@@ -126,7 +127,12 @@ def _own_subjects(provider: str) -> tuple[str, ...]:
 
 def _with_parity(result: ArtifactResult, place: Place) -> ArtifactResult:
     try:
-        parity = compare(place.path, provider=place.provider, provider_options=planned(place.path, place))
+        parity = compare(
+            place.path,
+            provider=place.provider,
+            provider_options=place.options,
+            ranges=planned(place.path, place),
+        )
     except Exception as error:  # noqa: BLE001 - as above
         return replace(result, parity_failure=failure_of(error))
     # NaN is never the smaller one, and would get lost in a maximum.
@@ -150,7 +156,8 @@ def _placed(model: Model) -> Placed | None:
     here = [node for node in placement.nodes if node.provider == wanted]
     return Placed(
         nodes=placement.counts,
-        recurrent=sum(node.layer in layers or node.op_type in _RECURRENT_OPS or _compiled(node) for node in here),
+        recurrent=sum(node.layer in layers or node.op_type in _RECURRENT_OPS for node in here)
+        + (_recurrent_inside(model) if any(map(_compiled, here)) else 0),
         fallen=tuple(f"{node.op_type} {node.name}" for node in placement.fallen),
         host=len(placement.host),
     )
@@ -162,3 +169,12 @@ def _compiled(node: PlacedNode) -> bool:
     onnxruntime names such a node after the provider.
     """
     return node.name.startswith(f"{node.provider}_")
+
+
+def _recurrent_inside(model: Model) -> int:
+    """Number of recurrent ops, or of those that stand for them, in the subgraphs that the provider compiled."""
+    partitions = read_partitions(model.session)
+    if partitions is None:
+        return 0
+    ops = {*_RECURRENT_OPS, *(op for layer in model.manifest.recurrent for op in layer.op_types)}
+    return sum(count for part in partitions.subgraphs for op, count in part.op_types.items() if op in ops)

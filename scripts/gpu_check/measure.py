@@ -13,8 +13,9 @@ from edgeseq.bench.inputs import Inputs, find_inputs
 from edgeseq.bench.record import BenchmarkRun, speedup
 from edgeseq.bench.subjects import error_text
 from edgeseq.runtime import Model, load_manifest, signature, tensorrt
+from edgeseq.runtime.golden import read_golden
 from edgeseq.runtime.providers import SHORT_NAMES, open_session
-from edgeseq.runtime.ranges import choose_ranges
+from edgeseq.runtime.ranges import Range, choose_ranges
 from edgeseq.runtime.structure import nest
 from gpu_check.results import EDGESEQ, GRAPH, RIVAL, Failure, Measurement
 
@@ -47,23 +48,26 @@ def failure_of(error: Exception) -> Failure:
     return Failure(kind=kind, message=error_text(error).removeprefix(f"{kind}: "))
 
 
-def planned(path: Path, place: Place) -> dict[str, str]:
-    """The options of `place` for the file at `path`; for TensorRT with one profile for all batches.
+def planned(path: Path, place: Place) -> dict[str, Range]:
+    """The ranges of the file at `path` in `place`: for TensorRT one for all batches and the golden samples, else none.
 
-    One engine then serves everything: it is fastest for a single row, and as long as the golden samples.
+    One engine then serves everything: it is fastest for a single row, and as long as the golden samples. None as well
+    where the options of `place` plan it. Raises MissingInput without golden samples.
     """
-    if SHORT_NAMES.get(place.provider) != tensorrt.FULL_NAME:
-        return dict(place.options)
+    if SHORT_NAMES.get(place.provider, place.provider) != tensorrt.FULL_NAME or tensorrt.MIN in place.options:
+        return {}
     manifest = load_manifest(path) or signature.describe(path, open_session(path))
     own = load_manifest(place.path)
     assert own is not None, "edgeseq wrote it"
+    golden = read_golden(place.path, own.model_hash).inputs
     # A rival names its inputs otherwise; every model of the set has one.
-    arrays = find_inputs(place.path, own, batch=1).arrays.values()
+    arrays = [golden[spec.name] for spec in own.inputs]
     samples = {spec.name: array for spec, array in zip(manifest.inputs, arrays, strict=True)}
     first = manifest.inputs[0]
-    rows = first.axes[first.batch_axis or 0]
-    ranges = {rows: (1, 1, max(place.batches, default=1))} if isinstance(rows, str) else {}
-    return {**tensorrt.plan(manifest, choose_ranges(manifest, ranges, samples)).shapes, **place.options}
+    axis = first.batch_axis or 0
+    rows = first.axes[axis]
+    ranges = {rows: (1, 1, max((arrays[0].shape[axis], *place.batches)))} if isinstance(rows, str) else {}
+    return choose_ranges(manifest, ranges, samples)
 
 
 def inputs_for(model: Model, path: Path, batch: int, what: str) -> Inputs:
@@ -82,8 +86,13 @@ def measure(model: Model, place: Place, pending: Measurement, seconds: float) ->
     fed = nest(inputs.arrays, model.manifest.input_structure)
     if model.manifest.threads_for(batch) != model.threads:
         # The file's advice for this batch, as an application that says its batch would get it.
-        options = planned(place.path, place)
-        model = Model(place.path, provider=place.provider, provider_options=options, batch=batch)
+        model = Model(
+            place.path,
+            provider=place.provider,
+            provider_options=place.options,
+            ranges=planned(place.path, place),
+            batch=batch,
+        )
 
     def subject(name: str, runner: Model, fed: Any) -> Subject:
         return Subject(
@@ -109,7 +118,8 @@ def measure(model: Model, place: Place, pending: Measurement, seconds: float) ->
             place.rival,
             provider=_consenting(place.provider),
             threads=model.threads,
-            provider_options=planned(place.rival, place),
+            provider_options=place.options,
+            ranges=planned(place.rival, place),
         )
         [spec] = rival.inputs
         [array] = inputs.arrays.values()

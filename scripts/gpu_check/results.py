@@ -160,7 +160,7 @@ class GpuCheck:
     providers: tuple[str, ...]
     """Providers asked for."""
     provider_options: Mapping[str, str]
-    """What they were told. Parity is checked with TF32 off, times are taken as the provider is by default."""
+    """What they were told. All is measured with TF32 off, unless NVIDIA_TF32_OVERRIDE says otherwise."""
     budget_seconds: float
     """The time that was given."""
     seconds: float

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edgeseq.bench.inputs import find_inputs
 from edgeseq.bench.subjects import error_text, file_subject, file_subjects, model_size_bytes
 from edgeseq.errors import InputMismatch, MissingInput, ProviderUnavailable, WrongUsage
 from edgeseq.runtime import Model
@@ -106,6 +107,55 @@ def test_the_size_counts_weights_that_are_kept_outside(tmp_path: Path, make_lstm
     assert (tmp_path / "outside.weights").stat().st_size > 0
     expected = path.stat().st_size + (tmp_path / "outside.weights").stat().st_size
     assert model_size_bytes(path) == expected
+
+
+def test_a_long_name_of_a_file_of_weights_counts_too(tmp_path: Path, make_lstm: Any) -> None:
+    path, name = tmp_path / "outside.onnx", f"{'w' * 150}.data"
+    onnx.save(onnx.load(make_lstm()), path, save_as_external_data=True, location=name, size_threshold=0)
+    assert model_size_bytes(path) == path.stat().st_size + (tmp_path / name).stat().st_size
+
+
+def test_a_text_that_looks_like_weights_outside_is_none(tmp_path: Path, make_lstm: Any) -> None:
+    model = onnx.load(make_lstm())
+    (tmp_path / "other").write_bytes(b"not its weights")
+    model.doc_string = "\n\x08location\x12\x05other"
+    path = tmp_path / "inside.onnx"
+    onnx.save(model, path)
+    assert model_size_bytes(path) == path.stat().st_size
+
+
+def test_an_engine_is_planned_for_what_is_measured(make_lstm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[Any] = []
+
+    def opened(path: Any, *, provider: str, ranges: Any, **_: Any) -> Any:
+        planned.append(ranges)
+        return Model(path, batch=1)
+
+    monkeypatch.setattr("edgeseq.bench.subjects.Model", opened)
+    # The second has no samples of its own, and is fed those of the first.
+    first, second = make_lstm("a.onnx"), make_lstm("b.onnx", seed=8)
+    write_golden(first, Golden(inputs={"x": np.ones((1, 150, 3), np.float32)}, outputs={}), "")
+    subjects = file_subjects([first, second], providers=["tensorrt"])
+    assert [subject.time_steps for subject in subjects] == [150, 150]
+    assert [ranges["time"] for ranges in planned] == [(1, 150, 150)] * 2
+    found: list[int] = []
+    real = find_inputs
+
+    def counted(*arguments: Any, seed: int = 0, **rest: Any) -> Any:
+        found.append(seed)
+        return real(*arguments, seed=seed, **rest)
+
+    monkeypatch.setattr("edgeseq.bench.subjects.find_inputs", counted)
+    file_subject(second, provider="tensorrt", seed=3)
+    assert found == [3]
+
+
+def test_a_manifest_is_read_for_an_engine_alone(make_lstm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(_: Any) -> None:
+        raise AssertionError("nothing is planned on the CPU")
+
+    monkeypatch.setattr("edgeseq.bench.subjects.load_manifest", read)
+    assert file_subject(make_lstm()).provider == "cpu"
 
 
 def test_an_error_is_one_line_with_its_notes() -> None:

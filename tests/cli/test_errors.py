@@ -162,7 +162,7 @@ def test_notes_are_shown(edgeseq_command: Any, made: Any, monkeypatch: pytest.Mo
 
 
 def test_a_bug_of_ours(edgeseq_command: Any, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(path: Any) -> None:
+    def broken(*_: Any) -> None:
         raise KeyError("planted")
 
     monkeypatch.setattr("edgeseq.inspection.inspect", broken)
@@ -189,7 +189,7 @@ def test_a_bug_of_ours(edgeseq_command: Any, made: Any, monkeypatch: pytest.Monk
 def test_what_the_system_refuses_is_no_bug(
     edgeseq_command: Any, made: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, said: str
 ) -> None:
-    def refuse(path: Any) -> None:
+    def refuse(*_: Any) -> None:
         raise error
 
     monkeypatch.setattr("edgeseq.inspection.inspect", refuse)

@@ -92,3 +92,33 @@ def test_the_hash_covers_weights_in_other_files(tmp_path, write):
     (tmp_path / "w.data").unlink()
     with pytest.raises(MissingInput, match=r"file of weights not found: .*w\.data"):
         hash_model(path)
+
+
+def test_the_hash_covers_weights_of_subgraphs_in_other_files(tmp_path, write):
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    value = helper.make_tensor_value_info
+    result = value("z", TensorProto.FLOAT, [4])
+    weight = numpy_helper.from_array(np.ones(4, np.float32), "w")
+    branches = {
+        "then_branch": helper.make_graph([helper.make_node("Add", ["x", "w"], ["z"])], "then", [], [result], [weight]),
+        "else_branch": helper.make_graph([helper.make_node("Identity", ["x"], ["z"])], "else", [], [result]),
+    }
+    path = write(
+        [helper.make_node("If", ["yes"], ["y"], **branches)],
+        [value("x", TensorProto.FLOAT, [4]), value("yes", TensorProto.BOOL, [])],
+        [value("y", TensorProto.FLOAT, [4])],
+        {},
+        None,
+    )
+    model = onnx.load(path)
+    [inner] = [weight for branch in model.graph.node[0].attribute for weight in branch.g.initializer]
+    onnx.external_data_helper.set_external_data(inner, "w.data")
+    (tmp_path / "w.data").write_bytes(inner.raw_data)
+    inner.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())
+    before = hash_model(path)
+    (tmp_path / "w.data").write_bytes(b"\0" * 16)
+    assert hash_model(path) != before

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from edgeseq.errors import InvalidFile, MissingInput
 from edgeseq.runtime import wire
@@ -226,3 +226,56 @@ def test_metadata_is_replaced_and_all_else_stays(tmp_path: Path, old: dict[str, 
     assert len(written.metadata_props) == len({**old, **new})  # none twice
     del model.metadata_props[:], written.metadata_props[:]
     assert written == model
+
+
+def outside(name: str, location: str) -> TensorProto:
+    """A tensor of four floats whose values are in the file `location`."""
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="offset", value="0")
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def test_weights_outside_are_found_wherever_they_are(tmp_path: Path) -> None:
+    def constant(location: str) -> NodeProto:
+        return helper.make_node("Constant", [], [location], value=outside("value", location))
+
+    def body(name: str, nodes: list[NodeProto], *weights: TensorProto) -> GraphProto:
+        return helper.make_graph(nodes, name, [], [], list(weights))
+
+    loop = helper.make_node("Loop", ["", "yes"], [], body=body("inmost", [constant("inmost.data")]))
+    branches = {
+        "then_branch": body("then", [loop], outside("w", "then.data")),
+        "else_branch": body("else", [constant("else.data"), constant("else.data")]),
+    }
+    other = helper.make_node("Many", ["x"], ["z"], domain="other")
+    other.attribute.append(helper.make_attribute("tensors", [outside("t", "tensors.data")]))
+    other.attribute.append(helper.make_attribute("graphs", [body("g", [constant("graphs.data")])]))
+    sparse = SparseTensorProto(values=outside("s", "sparse.data"))
+    graph = helper.make_graph(
+        [helper.make_node("If", ["yes"], ["y"], **branches), other],
+        "graph",
+        [],
+        [],
+        [outside("top", "top.data"), numpy_helper.from_array(np.zeros(4, np.float32), "inside")],
+        sparse_initializer=[sparse],
+    )
+    function = helper.make_function("local", "F", [], ["y"], [constant("function.data")], [])
+    path = tmp_path / "model.onnx"
+    path.write_bytes(helper.make_model(graph, functions=[function]).SerializeToString())
+    wanted = ("top", "sparse", "tensors", "graphs", "then", "else", "inmost", "function")
+    assert sorted(wire.read_data_files(path)) == sorted(f"{name}.data" for name in wanted)
+
+
+def test_values_inside_are_stepped_over(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.zeros(2 << 20, np.float32), "w")
+    node = helper.make_node("Constant", [], ["y"], value=weight)
+    graph = helper.make_graph([node], "graph", [], [], [weight, outside("v", "v.data")])
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph), path)
+    tracemalloc.start()
+    try:
+        assert wire.read_data_files(path) == ("v.data",)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edgeseq.bench.threads import Threads, cpu_limit, find_threads, physical_cores
+from edgeseq.diagnosis.threads import Threads, cpu_limit, find_threads, physical_cores
 
 
 def processor(number: int, socket: int, core: int) -> str:
@@ -37,6 +39,29 @@ def test_the_least_quota_on_the_way_counts(tmp_path: Path) -> None:
     own = tmp_path / "cgroup"
     own.write_text("0::/pods/mine\n")
     assert cpu_limit(tmp_path, own) == 1.0
+
+
+def test_what_may_not_be_read_sets_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, inner = tmp_path / "cgroup", tmp_path / "mine"
+    own.write_text("0::/mine\n")
+    inner.mkdir()
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    (inner / "cpu.max").write_text("100000 100000\n")
+    real, kept = Path.read_text, {inner / "cpu.max"}
+
+    def read(path: Path, *arguments: Any, **rest: Any) -> str:
+        # Not by its mode: a test may run as root, who reads everything.
+        if path in kept:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments, **rest)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert cpu_limit(tmp_path, own) == 1.5
+    kept.add(own)
+    assert cpu_limit(tmp_path, own) == 1.5
+    kept.add(tmp_path / "cpu.max")
+    assert cpu_limit(tmp_path, own) is None
+    assert physical_cores(own) is None
 
 
 @pytest.mark.parametrize(("quota", "limit"), [("-1", None), ("50000", 0.5)])

@@ -50,10 +50,8 @@ def find_threads() -> Threads:
 
 def physical_cores(cpu_info: Path = _CPU_INFO) -> int | None:
     """Different cores in /proc/cpuinfo; None where it does not say which core a processor is on, as on ARM."""
-    if not cpu_info.is_file():
-        return None
     cores = set()
-    for block in cpu_info.read_text(encoding="utf-8", errors="replace").split("\n\n"):
+    for block in (_read(cpu_info) or "").split("\n\n"):
         pairs = (line.split(":", 1) for line in block.splitlines() if ":" in line)
         fields = {key.strip(): value.strip() for key, value in pairs}
         if "core id" in fields:
@@ -72,9 +70,8 @@ def cpu_limit(root: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> float | None:
 
 
 def _cgroup_folders(root: Path, own: Path) -> Iterator[Path]:
-    lines = own.read_text(encoding="utf-8").splitlines() if own.is_file() else []
     yield from (root, root / "cpu")
-    for line in lines:
+    for line in (_read(own) or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
@@ -85,12 +82,20 @@ def _cgroup_folders(root: Path, own: Path) -> Iterator[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    newer, quota, period = folder / "cpu.max", folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"
-    if newer.is_file():
-        words = newer.read_text(encoding="utf-8").split()
-    elif quota.is_file() and period.is_file():
-        words = [quota.read_text(encoding="utf-8").strip(), period.read_text(encoding="utf-8").strip()]
-    else:
-        return None
+    text = _read(folder / "cpu.max")
+    if text is None:
+        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+        if quota is None or period is None:
+            return None
+        text = f"{quota} {period}"
+    words = text.split()
     # "max" and -1 mean no limit.
     return None if words[0] in ("max", "-1") else int(words[0]) / int(words[1])
+
+
+def _read(path: Path) -> str | None:
+    """The text of a file; None where there is none, or where the system keeps it from this process."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
