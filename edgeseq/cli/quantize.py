@@ -40,7 +40,9 @@ def quantize(
         Path | None,
         typer.Option("--labels", help="Right answers, .npy (class numbers for accuracy): the metric counts, too."),
     ] = None,
-    metric: Annotated[str, typer.Option("--metric", help="With --labels: accuracy or mae.")] = "accuracy",
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="With --labels: accuracy or mae. Default: accuracy, or the plan's.")
+    ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(

@@ -22,8 +22,8 @@ from edgeseq.quantization.layers import Layer
 from edgeseq.quantization.measure import SampledTrial
 from edgeseq.quantization.metrics import Metric, tolerance_for
 from edgeseq.quantization.plan import Plan, PlannedBudget, PlannedResult, planned_forms, versions_here
-from edgeseq.quantization.samples import SplitSamples
-from edgeseq.quantization.search import Choices, Outcome, Progress, Tried, search
+from edgeseq.quantization.samples import Progress, SplitSamples
+from edgeseq.quantization.search import Choices, Outcome, Tried, search
 from edgeseq.quantization.source import Source
 from edgeseq.quantization.threads import thread_counts
 from edgeseq.quantization.write import bytes_of_manifest, finish, golden_after

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgeseq import files
-from edgeseq.errors import InvalidFile, NegativeResult, WrongUsage
+from edgeseq.errors import InvalidFile, NegativeResult, OutputExists, WrongUsage
 from edgeseq.quantization.samples import Array, Feed
 from edgeseq.quantization.search import Tried
 from edgeseq.runtime import document
@@ -84,6 +84,9 @@ def journal_beside(output: Path, identity: Mapping[str, Any]) -> Iterator[Journa
     journal = Journal(journal_path(output), identity)
     try:
         yield journal
+    except OutputExists:
+        # Somebody put it there meanwhile: with another name the search need not begin again.
+        raise
     except (NegativeResult, WrongUsage):
         # Run again, it would come to the same.
         journal.path.unlink(missing_ok=True)

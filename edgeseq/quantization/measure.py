@@ -13,7 +13,7 @@ import onnx
 
 from edgeseq.bench.sample import Settings, interleave
 from edgeseq.bench.stats import Ratio, paired_ratio
-from edgeseq.errors import InputMismatch, InvalidFile
+from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
 from edgeseq.quantization.budget import Quality
 from edgeseq.quantization.calibration import observe
 from edgeseq.quantization.candidates import CANDIDATES, Parameters, apply, rows_independent
@@ -174,7 +174,11 @@ class SampledTrial:
         # A metric says nothing of answers that are no numbers.
         if self.metric is None or before is None or not math.isfinite(error):
             return Quality(error=error, metric_before=before)
-        after = self._measured(answers, part)
+        try:
+            after = self._measured(answers, part)
+        except WrongUsage as reason:
+            # fp32 has a metric, so it is this form's answers that have none.
+            raise Declined(str(reason)) from reason
         assert after is not None
         drop = self.metric.drop(before, after)
         return Quality(error=error, metric_before=before, metric_after=after, drop=drop)

@@ -27,8 +27,7 @@ from edgeseq.quantization.metrics import MetricFunction, choose_metric
 from edgeseq.quantization.plan import Plan, check_fits, check_plan_output, read_plan
 from edgeseq.quantization.replay import replay
 from edgeseq.quantization.report import QuantizationReport
-from edgeseq.quantization.samples import DEFAULT_MAX_SAMPLES, Given, read_labels, read_samples, split
-from edgeseq.quantization.search import Progress
+from edgeseq.quantization.samples import DEFAULT_MAX_SAMPLES, Given, Progress, read_labels, read_samples, split
 from edgeseq.quantization.source import Source, read_source
 from edgeseq.quantization.summary import replayed_report, searched_report
 from edgeseq.quantization.write import Result, finish, write
@@ -46,7 +45,7 @@ def quantize(
     *,
     samples: Given | None = None,
     labels: StrPath | npt.ArrayLike | None = None,
-    metric: str | MetricFunction = "accuracy",
+    metric: str | MetricFunction | None = None,
     greater_is_better: bool | None = None,
     max_error: float | None = None,
     max_drop: float | None = None,
@@ -80,7 +79,8 @@ def quantize(
     0.02 unless labels are given); or with `labels` (a path to an .npy or .npz file, or an array; one a row) `max_drop`,
     by how much `metric` may get worse in its own unit (0.005 unless said). `metric` is ``"accuracy"`` (classes by the
     largest score, or by the threshold 0.5 for a single probability; labels are class numbers), ``"mae"``, or a function
-    (labels, predictions) to a number, with `greater_is_better`. Given both, both must hold.
+    (labels, predictions) to a number, with `greater_is_better`; None is the plan's, else accuracy. Given both, both
+    must hold.
 
     `max_size` (bytes, or a text such as ``"500kB"``, ``"2.5MB"`` or ``"30%"`` of the fp32 file) and `max_latency_ms`
     (of one call with `batch` rows) are limits besides: where no file keeps them, BudgetNotMet names the nearest one,
@@ -111,7 +111,7 @@ def quantize(
     """
     started = time.monotonic()
     has_labels = labels is not None
-    if not has_labels and (max_drop is not None or metric != "accuracy" or greater_is_better is not None):
+    if not has_labels and (max_drop is not None or metric is not None or greater_is_better is not None):
         raise WrongUsage("metric, greater_is_better and max_drop need labels=. Without labels, give max_error.")
     check_accuracy(max_error, max_drop)
     check_goal(goal)
@@ -132,7 +132,8 @@ def quantize(
         raise WrongUsage("samples= are needed to measure on (--samples), unless a plan= is given (--plan)")
     if samples is None and has_labels:
         raise WrongUsage("labels= need samples=, of which they are the right answers")
-    chosen_metric = choose_metric(metric, greater_is_better) if has_labels else None
+    if samples is None and max_error is not None:
+        raise WrongUsage("max_error= needs samples= to be checked on (--samples); without them, leave it out")
 
     path = check_input(source, "ONNX file")
     # Another suffix would share its golden samples' folder with the .onnx file of the same stem.
@@ -145,6 +146,7 @@ def quantize(
     plan_target = None if save_plan is None else check_plan_output(save_plan, overwrite=overwrite, sources=read)
     _check_different([destination, *pages, *([plan_target] if plan_target else [])])
     planned = None if plan is None else read_plan(plan)
+    chosen_metric = choose_metric(_metric(metric, planned, max_drop), greater_is_better) if has_labels else None
 
     found = read_source(path)
     if planned is not None:
@@ -168,16 +170,17 @@ def quantize(
     )
     if planned is not None:
         assert plan is not None
+        checked = _budget_with(planned, max_error, max_drop, max_size_bytes)
         made = replay(
             found,
             planned,
             plan,
-            budget=_budget_with(planned, max_error, max_drop, max_size_bytes),
+            budget=checked,
             samples=parts,
             labels=answers,
             metric=chosen_metric,
         )
-        document = replayed_report(found, destination, planned, made, parts, plan, chosen_metric)
+        document = replayed_report(found, destination, planned, checked, made, parts, plan, chosen_metric)
         return writing.write(document, planned, made.result)
     assert parts is not None
     limits = accuracy_limits(has_labels=has_labels, max_error=max_error, max_drop=max_drop)
@@ -228,10 +231,18 @@ class _Writing:
         if self.progress:
             self.progress("write", 0, 1)
         manifest = self.source.manifest
-        write(self.target, result, manifest.model_hash if manifest else "", overwrite=self.overwrite)
-        for path, content in contents.items():
-            with whole_file(path, overwrite=self.overwrite) as temporary:
-                temporary.write_bytes(content)
+        written: list[Path] = []
+        try:
+            for path, content in contents.items():
+                with whole_file(path, overwrite=self.overwrite) as temporary:
+                    temporary.write_bytes(content)
+                written.append(path)
+            write(self.target, result, manifest.model_hash if manifest else "", overwrite=self.overwrite)
+        except BaseException:
+            # They tell of a file that is not there.
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
         if self.progress:
             self.progress("write", 1, 1)
         return report
@@ -275,6 +286,20 @@ def _check_beside_plan(**given: object) -> None:
     for name, value in given.items():
         if value is not None:
             raise WrongUsage(f"{name} is for a search, and a plan is used without one: leave out {name}, or the plan")
+
+
+def _metric(given: str | MetricFunction | None, plan: Plan | None, max_drop: float | None) -> str | MetricFunction:
+    """The metric asked for, or that of the plan. Raises WrongUsage for another, which the plan's limit is not of."""
+    planned = plan.budget.metric if plan else None
+    if given is None:
+        return planned or "accuracy"
+    name = given if isinstance(given, str) else getattr(given, "__name__", "metric")
+    if planned is not None and name != planned and max_drop is None:
+        raise WrongUsage(
+            f"the plan's max_drop is of the metric '{planned}', and metric is '{name}': leave out metric, or give a "
+            "max_drop for it"
+        )
+    return given
 
 
 def _batch(source: Source, batch: int | None) -> int:

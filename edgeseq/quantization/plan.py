@@ -15,6 +15,7 @@ from edgeseq.files import StrPath
 from edgeseq.quantization.candidates import CANDIDATES, Parameters
 from edgeseq.quantization.source import Source
 from edgeseq.runtime import document
+from edgeseq.runtime.providers import SHORT_NAMES
 
 SCHEMA = "edgeseq quantization plan"
 SCHEMA_VERSION = 1
@@ -199,6 +200,14 @@ def _check_whole(plan: Plan, path: StrPath) -> None:
         seen.add(form.layer)
     if plan.forms and not (plan.tolerance is not None and plan.tolerance > 0):
         raise InvalidFile(path, f"the plan is damaged: its tolerance is {plan.tolerance}")
+    budget = plan.budget
+    limits = [budget.max_error, budget.max_size_bytes, budget.max_latency_ms]
+    if any(limit is not None and not limit > 0 for limit in limits) or (budget.max_drop or 0) < 0:
+        raise InvalidFile(path, "the plan is damaged: its budget has a limit that is not above 0")
+    if budget.max_error is None and budget.metric is None:
+        raise InvalidFile(path, "the plan is damaged: its budget has neither an error nor a metric")
+    if plan.target not in SHORT_NAMES:
+        raise InvalidFile(path, f"the plan is damaged: its target is '{plan.target}'")
     if plan.forms and "onnxruntime" not in plan.versions:
         raise InvalidFile(path, "the plan is damaged: versions.onnxruntime is missing")
     if plan.batch < 1 or plan.threads < 0:

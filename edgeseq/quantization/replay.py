@@ -94,6 +94,7 @@ def _check_samples(
         samples,
         states=source.described.states,
         threads=plan.threads,
+        batch=plan.batch,
         provider=plan.target,
         labels=labels,
         metric=metric,

@@ -22,6 +22,7 @@ Feed = dict[str, Array]
 Batches = Iterable[npt.ArrayLike | Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike]]
 Given = StrPath | npt.ArrayLike | Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike] | Batches
 Progress = Callable[[str, int, int], None]
+"""Called with the stage, how much is done and how much there is."""
 
 DEFAULT_MAX_SAMPLES = 4096
 # Every HELD_OUT_EVERY-th row is held out; of fewer, the last.
@@ -61,8 +62,6 @@ class SplitSamples:
     """Rows that candidates are measured on."""
     held_out: Part | None
     """Every fourth row, or the last of fewer (of rows, or of groups of rows for a fixed batch size)."""
-    first: Feed
-    """The first row alone (or the first group, for a fixed batch size): what times are measured on."""
     unused_rows: int
     """Rows at the end that fill no batch of a fixed size."""
 
@@ -156,7 +155,6 @@ def split(feed: Feed, inputs: Sequence[TensorSpec], batch: int) -> SplitSamples:
     return SplitSamples(
         chosen_on=part(all_groups[~is_held_out]),
         held_out=part(all_groups[is_held_out]),
-        first={name: array[:group] for name, array in feed.items()},
         unused_rows=rows - groups * group,
     )
 

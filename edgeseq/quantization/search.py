@@ -13,8 +13,8 @@ from typing import Protocol
 from edgeseq.bench.stats import Ratio
 from edgeseq.quantization.budget import GOALS, Budget, Quality
 from edgeseq.quantization.rewriting import Declined
+from edgeseq.quantization.samples import Progress
 
-Progress = Callable[[str, int, int], None]
 Choices = Mapping[str, str]
 """Layer name to candidate name; a layer that is not in it stays in fp32."""
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from edgeseq.bench.stats import Ratio
 from edgeseq.bench.units import significant
 from edgeseq.files import StrPath
+from edgeseq.quantization.budget import Budget
 from edgeseq.quantization.candidates import CANDIDATES, rows_independent
 from edgeseq.quantization.finding import Searched
 from edgeseq.quantization.layers import Layer
-from edgeseq.quantization.metrics import Metric
+from edgeseq.quantization.metrics import Metric, relative_rms
 from edgeseq.quantization.plan import Plan
 from edgeseq.quantization.replay import Replayed
 from edgeseq.quantization.report import CandidateReport, LayerReport, QuantizationReport, SpeedRatio
@@ -21,6 +22,8 @@ from edgeseq.quantization.samples import SplitSamples
 from edgeseq.quantization.search import Outcome, Tried
 from edgeseq.quantization.source import Source
 from edgeseq.quantization.write import Result
+
+_FEW_ROWS = 8
 
 
 def searched_report(source: Source, target: Path, found: Searched, result: Result) -> QuantizationReport:
@@ -70,12 +73,13 @@ def replayed_report(
     source: Source,
     target: Path,
     plan: Plan,
+    budget: Budget,
     made: Replayed,
     samples: SplitSamples | None,
     plan_path: StrPath,
     metric: Metric | None,
 ) -> QuantizationReport:
-    """What a plan made, as data. What is written beside it is filled in later."""
+    """What a plan made, checked against `budget`, as data. What is written beside it is filled in later."""
     quality, held_out = made.quality, made.held_out
     rows, held_out_rows = _rows(samples)
     return QuantizationReport(
@@ -86,16 +90,16 @@ def replayed_report(
         source_size_bytes=source.size_bytes,
         error=quality.error if quality else None,
         held_out_error=held_out.error if held_out else None,
-        max_error=plan.budget.max_error,
+        max_error=budget.max_error,
         metric=metric.name if metric else None,
         metric_before=quality.metric_before if quality else None,
         metric_after=quality.metric_after if quality else None,
         held_out_metric_before=held_out.metric_before if held_out else None,
         held_out_metric_after=held_out.metric_after if held_out else None,
-        max_drop=plan.budget.max_drop,
+        max_drop=budget.max_drop,
         target=plan.target,
         goal=plan.budget.goal,
-        max_size_bytes=plan.budget.max_size_bytes,
+        max_size_bytes=budget.max_size_bytes,
         max_latency_ms=plan.budget.max_latency_ms,
         speed=None,
         latency_ms=None,
@@ -210,6 +214,22 @@ def _planned(plan: Plan) -> str:
     )
 
 
+def _golden_notes(plan: Plan, result: Result) -> list[str]:
+    """That the golden samples are farther off than the budget, where they are."""
+    golden = result.golden
+    if golden is None or golden.own_outputs is None or plan.budget.max_error is None:
+        return []
+    names = list(golden.outputs)
+    found = relative_rms([[golden.outputs[name] for name in names]], [[golden.own_outputs[name] for name in names]])
+    if found <= plan.budget.max_error:
+        return []
+    return [
+        f"On the golden samples the file is off by {found:.2%} (relative RMS), more than on yours: forms were chosen, "
+        f"and ranges found, for data like yours. `edgeseq check` allows that (tolerance {plan.tolerance:g}). "
+        "Export with samples= of your own to have such as golden samples."
+    ]
+
+
 def _notes(source: Source, plan: Plan, samples: SplitSamples | None, result: Result) -> list[str]:
     notes = []
     if not rows_independent(plan.choices):
@@ -218,12 +238,16 @@ def _notes(source: Source, plan: Plan, samples: SplitSamples | None, result: Res
             "for a whole call. Errors were measured with batches of the samples; a row far larger than its neighbours "
             "costs them accuracy. Rule such forms out with allow_row_leak=False (--forbid-row-leak)."
         )
-    if samples is not None and samples.held_out is None:
-        notes.append("No rows were held out, because there are too few. Give at least 8, better some hundred.")
+    if samples is not None and _rows(samples)[0] < _FEW_ROWS:
+        notes.append(
+            f"There are {_rows(samples)[0]} rows of samples, too few to say much of others. Give at least {_FEW_ROWS}, "
+            "better some hundred."
+        )
     if samples is not None and samples.unused_rows:
         notes.append(f"The last {samples.unused_rows} row(s) were not used: they fill no batch of the file's size.")
     if plan.forms and source.manifest is None:
         notes.append(f"The file has no manifest to record it in: run it with {plan.threads} thread(s).")
+    notes += _golden_notes(plan, result)
     if result.golden is None:
         notes.append("The fp32 file has no golden samples beside it, so the written file has none either.")
     return notes

@@ -106,6 +106,65 @@ class TestPlans:
         assert not (tmp_path / "b.onnx").exists()
         assert not (tmp_path / "b.golden").exists()
 
+    def test_an_error_that_cannot_be_checked_is_refused(self, classifier: Path, planned: Path, tmp_path: Path) -> None:
+        with pytest.raises(WrongUsage, match="max_error= needs samples="):
+            edgeseq.quantize(classifier, tmp_path / "b.onnx", plan=planned, max_error=0.01)
+
+    def test_the_report_tells_the_budget_that_was_checked(
+        self, classifier: Path, planned: Path, tmp_path: Path
+    ) -> None:
+        report = edgeseq.quantize(classifier, tmp_path / "a.onnx", plan=planned, samples=ids(), max_error=0.5)
+        assert report.max_error == 0.5
+
+    @pytest.mark.parametrize(
+        ("field", "value"), [("max_error", -3), ("max_error", None), ("max_size_bytes", -5), ("max_latency_ms", 0)]
+    )
+    def test_a_budget_that_no_search_writes_is_damage(
+        self, classifier: Path, planned: Path, tmp_path: Path, field: str, value: object
+    ) -> None:
+        budget = json.loads(planned.read_text())["budget"]
+        edited(planned, budget={**budget, field: value})
+        with pytest.raises(InvalidFile, match="its budget has"):
+            edgeseq.quantize(classifier, tmp_path / "a.onnx", plan=planned)
+
+    @pytest.mark.usefixtures("same_times")
+    def test_a_plan_for_a_fixed_batch_is_checked_with_that(self, make_model: Make, tmp_path: Path) -> None:
+        kernel = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+        nodes = [onnx.helper.make_node("MatMul", ["x", "B"], ["y"], "dense")]
+        onnx.save(make_model(nodes, {"x": (1, [4, 64])}, {"y": None}, {"B": kernel}), tmp_path / "model.onnx")
+        samples = np.random.default_rng(1).standard_normal((32, 64))
+        plan = tmp_path / "plan.json"
+        edgeseq.quantize(tmp_path / "model.onnx", tmp_path / "a.onnx", samples=samples, save_plan=plan)
+        report = edgeseq.quantize(tmp_path / "model.onnx", tmp_path / "b.onnx", samples=samples, plan=plan)
+        assert report.batch == 4
+        assert report.error is not None
+
+    @pytest.mark.usefixtures("same_times")
+    def test_labels_are_judged_by_the_metric_of_the_plan(self, classifier: Path, tmp_path: Path) -> None:
+        plan, labels = tmp_path / "plan.json", np.full((40, 1), 0.5)
+        edgeseq.quantize(
+            classifier, tmp_path / "a.onnx", samples=ids(), labels=labels, metric="mae", max_drop=0.1, save_plan=plan
+        )
+        report = edgeseq.quantize(classifier, tmp_path / "b.onnx", samples=ids(), labels=labels, plan=plan)
+        assert report.metric == "mae"
+        with pytest.raises(WrongUsage, match="of the metric 'mae', and metric is 'accuracy'"):
+            edgeseq.quantize(
+                classifier, tmp_path / "c.onnx", samples=ids(), labels=labels, metric="accuracy", plan=plan
+            )
+
+    @pytest.mark.usefixtures("same_times")
+    def test_a_page_that_somebody_put_there_meanwhile_leaves_no_file(self, classifier: Path, tmp_path: Path) -> None:
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage == "write":
+                (tmp_path / "plan.json").write_text("theirs")
+
+        with pytest.raises(OutputExists):
+            edgeseq.quantize(
+                classifier, tmp_path / "a.onnx", samples=ids(), save_plan=tmp_path / "plan.json", progress=progress
+            )
+        assert not (tmp_path / "a.onnx").exists()
+        assert (tmp_path / "plan.json").read_text() == "theirs"
+
     def test_golden_samples_check_the_tolerance(self, classifier: Path, planned: Path, tmp_path: Path) -> None:
         edited(planned, tolerance=1e-12)
         with pytest.raises(BudgetNotMet, match=r"output 'probability' is off by .* the plan says 1e-12"):

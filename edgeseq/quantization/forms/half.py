@@ -7,14 +7,13 @@ stays float32. So do nodes whose weights float16 cannot hold, and those that the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseq.errors import Refused
 from edgeseq.quantization.forms.integers import Array
 from edgeseq.quantization.rewriting import subgraphs, values_read
 
@@ -33,30 +32,15 @@ _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 _ONNX = ("", "ai.onnx")
 
 
-def to_float16(model: onnx.ModelProto, keep: Collection[str] = (), *, precision: str = "float16") -> onnx.ModelProto:
+def to_float16(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
     """A copy of `model` in which all nodes that can be are in float16, but those named in `keep`.
 
-    A node with bodies is kept with all of them. Raises Refused for another `precision`.
+    A node with bodies is kept with all of them.
     """
-    if precision != "float16":
-        raise Refused(
-            f"{precision} is not available: onnxruntime's LSTM, GRU and RNN on CUDA take float32, float16 and float64. "
-            "Use float16."
-        )
     result = onnx.ModelProto()
     result.CopyFrom(onnx.shape_inference.infer_shapes(model))
     _Converter(set(keep)).convert(result.graph)
     return result
-
-
-def beyond_float16(model: onnx.ModelProto, seen: Mapping[str, Array], margin: float = 4.0) -> set[str]:
-    """Names of the nodes of the main graph that made a number float16 might not hold, on samples.
-
-    `seen` is what `edgeseq.quantization.calibration.observe` found, by value; a number counts when `margin` times it is
-    beyond 65504, or when it is not finite.
-    """
-    large = {name for name, numbers in seen.items() if not float(np.abs(numbers).max(initial=0)) * margin <= LARGEST}
-    return {node.name for node in model.graph.node if large & {*node.output}}
 
 
 def _factors(graph: onnx.GraphProto) -> Iterator[str]:
