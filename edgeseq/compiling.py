@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def compile_model(
     path: StrPath,
     output: StrPath | None = None,
     *,
-    provider: str = "tensorrt",
+    provider: str | Sequence[str] = "tensorrt",
     ranges: GivenRanges | None = None,
     samples: Any = None,
     precision: str = "fp32",
@@ -122,6 +122,7 @@ def compile_model(
     does not take the whole model, and ParityFailed.
     """
     source = files.check_input(path, "model file")
+    provider = providers.spelled(provider)
     names = [name.strip() for name in provider.split(",")]
     full_name = _check_provider(names[0])
     target = Path(output) if output is not None else _beside(source, full_name)

@@ -186,6 +186,17 @@ class PlacementRefused(Refused):
         super().__init__(message)
 
 
+class ModelRefused(Refused):
+    """An execution provider starts here, and does not take this model. `provider` is its name, `reason` says why."""
+
+    def __init__(self, provider: str, reason: str):
+        self.provider, self.reason = provider, reason
+        super().__init__(
+            f"provider '{provider}' starts, but does not take this model: {reason}. Use another provider, or allow one "
+            f"by a list, as '{provider},cpu'"
+        )
+
+
 class LoopRefused(Refused):
     """The graph would hold an ONNX Loop, which most accelerators refuse. `layer` is the cause where known."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,8 @@ from edgeseq.runtime.preprocessing import validate
 
 try:
     import onnx
-    from google.protobuf.message import DecodeError
+
+    from edgeseq.prediction.loading import load, nodes
 except ModuleNotFoundError as error:
     raise MissingExtra(str(error.name), "quantize", "looking into a graph") from error
 
@@ -83,20 +84,17 @@ class Inspection:
 def inspect(path: StrPath, target: str | None = None) -> Inspection:
     """Read the graph and the manifest of an ONNX file, and predict where its nodes would run on `target`.
 
-    `target` is ``cpu``, ``cuda`` or ``tensorrt``; None predicts nothing. See `edgeseq.prediction`.
+    `target` is ``cuda`` or ``tensorrt``; None predicts nothing. See `edgeseq.prediction`.
 
     Raises MissingInput when there is no file, InvalidFile when it is not an ONNX model, and WrongUsage for another
     target.
     """
     found = check_input(path)
     manifest = load_manifest(found)
-    try:
-        model = onnx.load(os.fspath(found), load_external_data=False)
-    except DecodeError as error:
-        raise InvalidFile(path, "damaged, or not an ONNX model") from error
+    model = load(found)
     ops = Counter(
         node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
-        for node in _nodes(model.graph)
+        for node in nodes(model.graph)
     )
     steps = _steps(found, manifest)
     initializers = model.graph.initializer
@@ -140,16 +138,6 @@ def _steps(path: StrPath, manifest: Manifest | None) -> Mapping[str, Any]:
     except WrongUsage as error:
         raise InvalidFile(path, str(error)) from error
     return manifest.preprocessing
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _nodes(attribute.g)
-            for inner in attribute.graphs:
-                yield from _nodes(inner)
 
 
 def _elements(tensor: onnx.TensorProto) -> int:

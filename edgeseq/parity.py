@@ -18,7 +18,7 @@ from edgeseq.files import StrPath
 from edgeseq.prediction import surprises
 from edgeseq.runtime import Model, structure
 from edgeseq.runtime.golden import golden_folder, read_golden
-from edgeseq.runtime.providers import SHORT_NAMES
+from edgeseq.runtime.providers import SHORT_NAMES, spelled
 from edgeseq.runtime.ranges import GivenRanges
 
 # NVIDIA's libraries read it once, when they are loaded.
@@ -54,13 +54,15 @@ class Parity:
     outputs: tuple[OutputParity, ...]
     """One entry an output."""
     provider: str
-    """Execution provider that the file ran on."""
+    """What was asked for: one execution provider, or a list of those allowed."""
     reference: str
     """What it was compared with: ``keras``, ``golden`` or ``onnx``."""
     samples: int
     """Rows compared."""
     notes: tuple[str, ...] = ()
     """What to know of the reference, such as what Keras 3 would have read otherwise in an old file."""
+    ran_on: tuple[str, ...] = ()
+    """onnxruntime's names of the providers that ran floating-point nodes, most nodes first."""
 
     def __bool__(self) -> bool:
         return bool(self.outputs) and all(output.within for output in self.outputs)
@@ -72,7 +74,7 @@ def compare(
     inputs: Any = None,
     *,
     tolerance: float | None = None,
-    provider: str = "cpu",
+    provider: str | Sequence[str] = "cpu",
     provider_options: Mapping[str, Any] | None = None,
     ranges: GivenRanges | None = None,
 ) -> Parity:
@@ -94,6 +96,7 @@ def compare(
             "inputs need a reference to be compared with: the golden samples only have answers to their own inputs. "
             "Name a Keras model or another file as the reference"
         )
+    provider = spelled(provider)
     # TF32 rounds products to ten bits, which no tolerance for float32 allows for.
     options = {"use_tf32": "0"} if provider.split(",")[0].strip() in ("cuda", SHORT_NAMES["cuda"]) else {}
     model = Model(path, provider=provider, provider_options={**options, **(provider_options or {})}, ranges=ranges)
@@ -127,7 +130,8 @@ def compare(
     assert placement is not None, "the model was called"
     if not parity and placement.requested[0] == SHORT_NAMES["tensorrt"] and os.environ.get(_TF32) != "0":
         notes = (*notes, f"TensorRT may round products to TF32, for which it has no option here: set {_TF32}=0 and try")
-    return replace(parity, notes=(*notes, *placement.notes, *surprises(path, placement)))
+    notes = (*notes, *placement.notes, *surprises(path, placement))
+    return replace(parity, notes=notes, ran_on=placement.ran_on)
 
 
 def compare_answers(

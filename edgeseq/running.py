@@ -51,7 +51,9 @@ class RunReport:
     path: str
     """The ONNX file."""
     provider: str
-    """Where it ran."""
+    """What was asked for: one provider, or a list of those allowed."""
+    ran_on: tuple[str, ...]
+    """onnxruntime's names of the providers that ran floating-point nodes, most nodes first."""
     threads: int
     """Threads within an op; 0 means all cores."""
     rows: int
@@ -125,6 +127,7 @@ def run_file(
     return RunReport(
         path=os.fspath(model),
         provider=opened.provider,
+        ran_on=opened.placement.ran_on if opened.placement else (),
         threads=opened.threads,
         rows=_length(next(iter(named.values()))),
         calls=calls,

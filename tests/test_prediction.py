@@ -203,10 +203,6 @@ def test_tensorrt_takes(made: onnx.ModelProto) -> None:
     assert only(made, "tensorrt").provider == "tensorrt"
 
 
-def test_everything_is_on_the_cpu() -> None:
-    assert predict(OFF_CUDA["lstm relu"][0], "cpu").counts == {"cpu": 1}
-
-
 def test_what_was_not_changed_since_has_the_older_kernel() -> None:
     assert kernels.why_not_cuda("LSTM", "", 14, [("X", "T", "float")]) == ""
     # An open-ended kernel is for the opset it is registered for alone: a later change may be another op.
@@ -319,12 +315,26 @@ def test_large_weights_are_not_needed(tmp_path: Path) -> None:
 
 def test_what_cannot_be_predicted(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"\xff\xff")
-    with pytest.raises(WrongUsage, match="cpu, cuda, tensorrt; got 'nvidia'"):
+    with pytest.raises(WrongUsage, match="cuda, tensorrt; got 'nvidia'"):
         predict(tmp_path / "bad.onnx", "nvidia")
     with pytest.raises(InvalidFile):
         predict(tmp_path / "bad.onnx", "cuda")
     with pytest.raises(MissingInput):
         predict(tmp_path / "none.onnx", "cuda")
+
+
+def test_a_name_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(OFF_CUDA["lstm relu"][0], path)
+    path.write_bytes(path.read_bytes().replace(b"LSTM", b"LS\xffM"))
+    for target in (None, "cuda"):
+        with pytest.raises(InvalidFile, match="no text in UTF-8"):
+            edgeseq.inspect(path, target)
+
+
+def test_an_engine_of_tensorrt_is_tensorrts() -> None:
+    engine = node("EPContext", "x", domain="com.microsoft", source=TENSORRT)
+    assert predict(model([engine], {"x": (FLOAT, ["n", 2])}), "tensorrt").leaving == ()
 
 
 def test_inspect_has_the_prediction(tmp_path: Path) -> None:
@@ -336,7 +346,7 @@ def test_inspect_has_the_prediction(tmp_path: Path) -> None:
     assert prediction.target == "cuda"
     assert len(prediction.leaving) == 1
     assert prediction.rules == f"CUDA kernels of onnxruntime {kernels.cuda_version()}"
-    with pytest.raises(WrongUsage, match="cpu, cuda, tensorrt"):
+    with pytest.raises(WrongUsage, match="cuda, tensorrt"):
         edgeseq.inspect(path, "gpu")
 
 

@@ -83,6 +83,8 @@ class BenchmarkResult:
     """Why there is no measurement; None when there is one."""
     provider_options: Mapping[str, str] = field(default_factory=dict)
     """What the provider was told."""
+    ran_on: tuple[str, ...] = ()
+    """onnxruntime's names of the providers that ran floating-point nodes, most nodes first; empty for rivals."""
     notes: tuple[str, ...] = ()
     """What ran on another provider than the first one asked for."""
 

@@ -171,6 +171,7 @@ def _result(
         max_abs=max_abs,
         answers=said,
         error=error,
+        ran_on=() if error else subject.ran_on(),
         notes=() if error else subject.notes(),
     )
 

@@ -48,6 +48,8 @@ class Subject:
     """SHA-256 of the file in hexadecimal; None where it has no file."""
     error: str | None = None
     """Why it cannot be measured; None when it can."""
+    ran_on: Callable[[], tuple[str, ...]] = tuple
+    """onnxruntime's names of the providers that ran it."""
     notes: Callable[[], tuple[str, ...]] = tuple
     """What to tell of it after it ran: what fell back to another provider, or ran elsewhere than predicted."""
 
@@ -166,6 +168,7 @@ def _subject(opened: Model, inputs: Inputs, name: str, options: Mapping[str, str
         inputs=inputs.source,
         size_bytes=model_size_bytes(opened.path),
         file_sha256=file_sha256(opened.path),
+        ran_on=lambda: opened.placement.ran_on if opened.placement else (),
         notes=lambda: _notes(opened),
     )
 

@@ -26,7 +26,7 @@ def inspect(
     target: Annotated[
         str | None,
         typer.Option(
-            "--target", help="Predict where each node would run: cpu, cuda or tensorrt. Needs no GPU.", metavar="NAME"
+            "--target", help="Predict where each node would run: cuda or tensorrt. Needs no GPU.", metavar="NAME"
         ),
     ] = None,
 ) -> Reply:

@@ -15,7 +15,7 @@ from edgeseq.diagnosis.checks import Check
 from edgeseq.diagnosis.threads import Threads, find_threads
 from edgeseq.runtime.caching import cache_folder
 from edgeseq.runtime.nvidia import Driver, read_driver
-from edgeseq.runtime.providers import SHORT_NAMES
+from edgeseq.runtime.providers import DISTRIBUTIONS, SHORT_NAMES
 
 __all__ = ["Check", "Diagnosis", "diagnose"]
 
@@ -62,7 +62,7 @@ def diagnose() -> Diagnosis:
     names = sorted({package for packages in packages.EXTRAS.values() for package in packages})
     versions = {"edgeseq": __version__, "numpy": installed_version("numpy")}
     versions |= {name: installed_version(name) for name in names}
-    versions |= {name: version for name in packages.DISTRIBUTIONS if (version := installed_version(name)) is not None}
+    versions |= {name: version for name in DISTRIBUTIONS if (version := installed_version(name)) is not None}
     machine, threads, driver, libraries = this_machine(), find_threads(), read_driver(), starting.find_libraries()
     known = library_versions(name for name, found in libraries.items() if found)
     default_threads = starting.default_threads()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 
 from edgeseq.diagnosis.checks import Check
+from edgeseq.runtime.providers import DISTRIBUTIONS
 
 EXTRAS: Mapping[str, Mapping[str, str]] = {
     "cpu": {"onnxruntime": ">=1.22,<2"},
@@ -24,12 +25,6 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     "report": {"matplotlib": ">=3.9,<4", "pillow": ">=11,<14"},
 }
 """What each extra brings. Kept here because a checkout that is not installed has no metadata to ask."""
-
-DISTRIBUTIONS = (
-    *("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn"),
-    *("onnxruntime-rocm", "onnxruntime-migraphx", "onnxruntime-training", "onnxruntime-silicon"),
-)
-"""The packages that bring a folder `onnxruntime`, each over the others'."""
 
 PYTHON = ">=3.11,<3.14"
 NUMPY = ">=1.26,<3"

@@ -20,10 +20,9 @@ __all__ = ["TARGETS", "PredictedNode", "Prediction", "disagreements", "predict",
 def predict(model: onnx.ModelProto | StrPath, target: str) -> Prediction:
     """Where onnxruntime would place every node of `model`, an ONNX model or a path to one, on `target`.
 
-    `target` is ``cpu``, ``cuda`` or ``tensorrt``. The prediction is for the nodes of the file, subgraphs included;
+    `target` is ``cuda`` or ``tensorrt``. The prediction is for the nodes of the file, subgraphs included;
     onnxruntime folds constants and fuses nodes before it places them. Constants, and nodes that compute with constants
-    alone, are left out: they become weights. On ``cpu`` all nodes are on the CPU: where it lacks a kernel, onnxruntime
-    refuses the file.
+    alone, are left out: they become weights.
 
     Raises WrongUsage for another target, MissingInput when there is no file, InvalidFile when it is no ONNX model, and
     MissingExtra without the onnx package.

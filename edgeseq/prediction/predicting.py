@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
-from edgeseq.errors import InvalidFile, MissingExtra, WrongUsage
-from edgeseq.files import StrPath, check_input
+from edgeseq.errors import MissingExtra, WrongUsage
+from edgeseq.files import StrPath
 from edgeseq.prediction.result import ELSEWHERE, TARGETS, PredictedNode, Prediction
 from edgeseq.runtime.placement import layer_of
 
 try:
     import onnx
-    from google.protobuf.message import DecodeError
 except ModuleNotFoundError as error:
     raise MissingExtra(str(error.name), "quantize", "predicting where nodes run") from error
 
 from edgeseq.prediction import cuda, graph, kernels, tensorrt
+from edgeseq.prediction.loading import load
 
 
 def apply_rules(model: onnx.ModelProto | StrPath, target: str) -> Prediction:
@@ -23,11 +21,9 @@ def apply_rules(model: onnx.ModelProto | StrPath, target: str) -> Prediction:
     if target not in TARGETS:
         raise WrongUsage(f"placement is predicted for {', '.join(TARGETS)}; got '{target}'")
     if not isinstance(model, onnx.ModelProto):
-        model = _load(model)
+        model = load(model)
     read = graph.read(model)
-    if target == "cpu":
-        decisions, rules = {}, "every node runs on the CPU"
-    elif target == "cuda":
+    if target == "cuda":
         decisions, rules = cuda.decide(read), f"CUDA kernels of onnxruntime {kernels.cuda_version()}"
     else:
         decisions = tensorrt.decide(read)
@@ -48,11 +44,3 @@ def apply_rules(model: onnx.ModelProto | StrPath, target: str) -> Prediction:
             )
         )
     return Prediction(target=target, rules=rules, nodes=tuple(nodes))
-
-
-def _load(path: StrPath) -> onnx.ModelProto:
-    found = check_input(path)
-    try:
-        return onnx.load(os.fspath(found), load_external_data=False)
-    except DecodeError as error:
-        raise InvalidFile(path, "damaged, or not an ONNX model") from error

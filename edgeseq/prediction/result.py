@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-TARGETS = ("cpu", "cuda", "tensorrt")
+TARGETS = ("cuda", "tensorrt")
 ELSEWHERE = "not tensorrt"
 """Provider of what TensorRT does not take: CUDA or the CPU, by the list that the user gives."""
 

@@ -58,6 +58,8 @@ def _bodies(node: Node, inner: dict[int, Decision]) -> Decision | None:
 
 def _why_not(graph: Graph, node: Node) -> Decision | None:
     op = node.op_type
+    if op == "EPContext" and node.domain == kernels.CONTRIBUTED and b"tensorrt" in _source(node):
+        return None
     types = None if node.domain else kernels.tensorrt_types(op)
     if types is None:
         rewrite = _QDQ if op.startswith(_QUANTIZED) else "replace the op by ones that TensorRT has"
@@ -79,6 +81,11 @@ def _why_not(graph: Graph, node: Node) -> Decision | None:
         return "it collects a value a round, and how often is computed: TensorRT takes a fixed number only", _NATIVE
     reason = _restriction(graph, node)
     return (reason, "") if reason else None
+
+
+def _source(node: Node) -> bytes:
+    """Which provider an engine is of."""
+    return bytes(node.attributes.get("source", b"")).lower()
 
 
 def _counted(graph: Graph, node: Node) -> bool:

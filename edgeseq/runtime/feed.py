@@ -62,12 +62,16 @@ class Feed:
             if type(array) is not np.ndarray or array.dtype != dtype:
                 array = _converted(name, array, dtype)
             check_shape(name, array, axes, lengths)
-            if self._finite_only and dtype.kind == "f":
-                _check_finite(name, array)
+            self.check_finite(name, array)
             if vocabulary is not None and dtype.kind in "iu":
                 _check_ids(name, array, vocabulary)
             arrays[name] = array
         return arrays
+
+    def check_finite(self, name: str, array: np.ndarray, kind: str = "input") -> None:
+        """Raise InputMismatch for NaN and infinity where an op of the file may answer a number to them."""
+        if self._finite_only and array.dtype.kind == "f":
+            _check_finite(name, array, kind)
 
 
 def check_shape(name: str, array: np.ndarray, axes: Axes, lengths: Lengths, *, kind: str = "input") -> None:
@@ -91,11 +95,11 @@ def check_shape(name: str, array: np.ndarray, axes: Axes, lengths: Lengths, *, k
     raise InputMismatch(message, name)
 
 
-def _check_finite(name: str, array: np.ndarray) -> None:
+def _check_finite(name: str, array: np.ndarray, kind: str) -> None:
     finite = np.isfinite(array)
     if not finite.all():
         raise InputMismatch(
-            f"input '{name}' holds NaN or infinity, first at {_first(~finite)}. Keras may answer NaN where "
+            f"{kind} '{name}' holds NaN or infinity, first at {_first(~finite)}. Keras may answer NaN where "
             "onnxruntime's LSTM, GRU and RNN answer a number that looks right. Fill or mask such steps first",
             name,
         )

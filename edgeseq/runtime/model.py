@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeseq import files
-from edgeseq.errors import EdgeseqError, InvalidFile, WrongUsage
+from edgeseq.errors import EdgeseqError, InvalidFile, ModelRefused, WrongUsage
 from edgeseq.runtime import graphs, opening, providers, signature, structure
 from edgeseq.runtime.bound import Bound, Runner
 from edgeseq.runtime.feed import Feed, Lengths, shape_of
@@ -43,7 +43,8 @@ class Model:
     One object may be called from several threads at once.
 
     Raises MissingInput, InvalidFile, WrongUsage (unknown provider, bad options or ranges), ProviderUnavailable,
-    CompiledElsewhere for a file that was compiled on another machine, and MissingExtra;
+    ModelRefused where it starts and does not take this model, CompiledElsewhere for a file that was compiled on another
+    machine, and MissingExtra;
     a call or a step also PlacementRefused, when nodes ran on another provider than the only one asked for.
     """
 
@@ -51,12 +52,13 @@ class Model:
         self,
         path: files.StrPath,
         *,
-        provider: str = "cpu",
+        provider: str | Sequence[str] = "cpu",
         threads: int | None = None,
         batch: int | None = None,
         provider_options: Mapping[str, Any] | None = None,
         ranges: GivenRanges | None = None,
     ):
+        provider = providers.spelled(provider)
         manifest = load_manifest(path)
         if threads is None:
             threads = manifest.threads_for(batch) if manifest else 0
@@ -64,27 +66,32 @@ class Model:
         self.provider = provider
         self.threads = threads
         """Threads within one op; 0 means all cores (one thread a physical core)."""
-        choice = providers.choose(provider, provider_options)
-        # On the CPU alone there is nothing to prove.
-        self._proof = (
-            None
-            if choice.full_names == (providers.SHORT_NAMES["cpu"],)
-            else Proof(choice.full_names, choice.unavailable)
-        )
-        try:
-            opened = opening.open_planned(
-                path,
-                manifest,
-                choice,
-                threads=threads,
-                provider_options=provider_options,
-                ranges=ranges,
-                profile=self._proof.prefix if self._proof else None,
+        choice, opened = providers.choose(provider, provider_options), None
+        while opened is None:
+            # On the CPU alone there is nothing to prove.
+            self._proof = (
+                None
+                if choice.full_names == (providers.SHORT_NAMES["cpu"],)
+                else Proof(choice.full_names, choice.unavailable)
             )
-        except EdgeseqError as error:
-            if refusal := graphs.refusal(error, path, manifest):
-                raise refusal from error
-            raise
+            try:
+                opened = opening.open_planned(
+                    path,
+                    manifest,
+                    choice,
+                    threads=threads,
+                    provider_options=provider_options,
+                    ranges=ranges,
+                    profile=self._proof.prefix if self._proof else None,
+                )
+            except ModelRefused as error:
+                if len(choice.names) == 1:
+                    raise
+                choice = choice.without_first(error.reason)
+            except EdgeseqError as error:
+                if refusal := graphs.refusal(error, path, manifest):
+                    raise refusal from error
+                raise
         self.session = opened.session
         """onnxruntime's own session, for what this class does not offer."""
         self.ranges = opened.ranges

@@ -14,7 +14,7 @@ from edgeseq import files
 from edgeseq.errors import EdgeseqError, Refused, WrongUsage
 from edgeseq.runtime import caching, compiled, providers, signature, tensorrt
 from edgeseq.runtime.manifest import Manifest
-from edgeseq.runtime.ranges import GivenRanges
+from edgeseq.runtime.ranges import GivenRanges, check_axes
 from edgeseq.runtime.tiny import tiny_model
 
 # onnxruntime's refusal where a part of the graph has dynamic inputs of its own, and their names.
@@ -73,6 +73,9 @@ def open_planned(
         asked = {providers.SHORT_NAMES.get(name, name) for name in choice.unavailable}
         if ranges and tensorrt.FULL_NAME not in asked:
             raise WrongUsage(f"ranges plan engines of TensorRT; {full_name} takes any length. Leave them out")
+        if ranges and manifest is not None:
+            # Not needed now, but wrong ones would fail only where TensorRT starts.
+            check_axes(manifest, ranges)
         return Opened(session=opened(options), ranges={}, engine_folder=None)
     providers.check_installed(choice.names[0])
     if manifest is None:

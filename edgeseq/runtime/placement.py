@@ -50,7 +50,7 @@ class Placement:
     nodes: tuple[PlacedNode, ...] = ()
     """Every node that the first call ran, once each, subgraphs included; empty on the CPU alone: nothing to prove."""
     unavailable: Mapping[str, str] = field(default_factory=dict)
-    """Providers asked for, as they were asked for, that could not start, and why."""
+    """Providers asked for, as they were asked for, that could not start or do not take the model, and why."""
     not_run: tuple[str, ...] = ()
     """Nodes that the first call did not come to, as those of a branch not taken, and that are elsewhere too: op type
     and name. Whether they compute with floating-point numbers is not known."""
@@ -71,9 +71,15 @@ class Placement:
         return dict(Counter(node.provider for node in self.nodes).most_common())
 
     @property
+    def ran_on(self) -> tuple[str, ...]:
+        """onnxruntime's names of the providers that ran floating-point nodes, most nodes first."""
+        counts = Counter(node.provider for node in self.nodes if node.floating)
+        return tuple(name for name, _ in counts.most_common()) or self.requested[:1]
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a user who allowed several providers should hear: what could not start, and what fell back."""
-        told = [f"{name} was not used: it cannot start ({reason})" for name, reason in self.unavailable.items()]
+        told = [f"{name} was not used: {why}" for name, why in self.unavailable.items()]
         if self.fallen:
             ops = ", ".join(
                 f"{count} {op}" for op, count in Counter(node.op_type for node in self.fallen).most_common()

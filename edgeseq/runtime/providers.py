@@ -15,7 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from edgeseq.errors import InputMismatch, InvalidFile, MissingExtra, ProviderUnavailable, Unavailable, WrongUsage
+from edgeseq.errors import (
+    InputMismatch,
+    InvalidFile,
+    MissingExtra,
+    ModelRefused,
+    ProviderUnavailable,
+    Unavailable,
+    WrongUsage,
+)
 from edgeseq.files import StrPath, check_input
 from edgeseq.runtime import nvidia
 from edgeseq.runtime.partitions import RECORD
@@ -38,8 +46,11 @@ _MOST_THREADS = 4096
 
 _NVIDIA = {SHORT_NAMES["cuda"]: "cuda", SHORT_NAMES["tensorrt"]: "tensorrt"}
 
-# The two onnxruntime packages install over each other, hence the uninstall.
-_GPU_ADVICE = "Install it with: pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'edgeseq[gpu]'"
+DISTRIBUTIONS = (
+    *("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn"),
+    *("onnxruntime-rocm", "onnxruntime-migraphx", "onnxruntime-training", "onnxruntime-silicon"),
+)
+"""The packages that bring a folder `onnxruntime`, each over the others'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +60,31 @@ class Choice:
     names: tuple[str, ...]
     """As they were asked for, the preferred one first; those that cannot start left out."""
     unavailable: Mapping[str, str]
-    """Those that cannot start, and why."""
+    """Those that cannot start, or do not take the model, and why."""
     prefers_first: bool = True
     """Whether the first one asked for is among them, which options are for."""
+
+    def without_first(self, reason: str) -> Choice:
+        """The others, where the first does not take the model."""
+        left = {**self.unavailable, self.names[0]: f"it does not take this model ({reason})"}
+        return Choice(names=self.names[1:], unavailable=left, prefers_first=False)
 
     @property
     def full_names(self) -> tuple[str, ...]:
         """onnxruntime's names of them."""
         return tuple(SHORT_NAMES.get(name, name) for name in self.names)
+
+
+def spelled(provider: str | Sequence[str]) -> str:
+    """A provider, or a list of them as text with commas or as a sequence, as text: ``cuda,cpu``.
+
+    Raises WrongUsage for anything else.
+    """
+    if isinstance(provider, str):
+        return provider
+    if isinstance(provider, Sequence) and provider and all(isinstance(name, str) for name in provider):
+        return ",".join(provider)
+    raise WrongUsage(f"provider is a name, as 'cuda', or names, as 'cuda,cpu' or ['cuda', 'cpu']; got {provider!r}")
 
 
 def choose(provider: str, provider_options: Mapping[str, Any] | None = None) -> Choice:
@@ -73,20 +101,20 @@ def choose(provider: str, provider_options: Mapping[str, Any] | None = None) -> 
     full_names = [SHORT_NAMES.get(name, name) for name in names]
     if not all(names) or len(set(full_names)) < len(names):
         raise WrongUsage(f"providers are different names with commas between them, as in cuda,cpu; got '{provider}'")
-    started, unavailable, advice = [], {}, ""
+    started, unavailable, reasons, advice = [], {}, [], ""
     # Those of engines would build, or write, one of the tiny model.
     options = {key: value for key, value in (provider_options or {}).items() if not str(key).startswith("trt_")}
     for place, name in enumerate(names):
         try:
             open_session(tiny_model(), provider=name, provider_options=None if place else options)
         except ProviderUnavailable as error:
-            unavailable[name] = error.reason
+            unavailable[name] = f"it cannot start ({error.reason})"
+            reasons.append(f"{name}: {error.reason}")
             advice = advice or error.advice
         else:
             started.append(name)
     if not started:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in unavailable.items())
-        raise ProviderUnavailable(provider, reasons, advice)
+        raise ProviderUnavailable(provider, "; ".join(reasons), advice)
     return Choice(names=tuple(started), unavailable=unavailable, prefers_first=started[0] == names[0])
 
 
@@ -244,14 +272,19 @@ def check_options(full_name: str, threads: int | None, provider_options: Mapping
 def _advice(full_name: str) -> str:
     """What to install where the provider is not compiled in."""
     if full_name in _NVIDIA:
-        return _GPU_ADVICE
+        there = " ".join(name for name in DISTRIBUTIONS if _installed(name))
+        uninstall = f"pip uninstall -y {there} && " if there else ""
+        return f"Install it with: {uninstall}pip install 'edgeseq[gpu]'"
     return f"Install an onnxruntime built with {full_name}, and what that needs."
 
 
 def _unavailable(
     onnxruntime: Any, provider: str, full_name: str, options: Mapping[str, Any] | None, reason: str
 ) -> ProviderUnavailable:
-    """The real cause where it can be found, else `reason`. Raises WrongUsage where the options are the cause."""
+    """The real cause where it can be found, else `reason`.
+
+    Raises WrongUsage where the options are the cause, ModelRefused where it is the model.
+    """
     library = _library(onnxruntime, full_name)
     if full_name in _NVIDIA and library is not None:
         cause = nvidia.find_cause(
@@ -268,6 +301,8 @@ def _unavailable(
         _check_known(provider, options, known)
         if not _opens_tiny(onnxruntime, full_name, options):
             raise WrongUsage(f"the provider '{provider}' refuses its options {dict(options)}: {reason}")
+    if _opens_tiny(onnxruntime, full_name, options or {}):
+        raise ModelRefused(provider, reason)
     reason = _unloadable(library) or reason
     return ProviderUnavailable(provider, reason, f"See {_ADVICE_PAGE} for what {full_name} needs.")
 

@@ -61,11 +61,7 @@ def choose_ranges(
     Raises WrongUsage for axes that have neither, for ones that the model has not, and for numbers that are no range.
     """
     axes = free_axes(manifest)
-    for axis in given or {}:
-        if axis not in axes:
-            raise WrongUsage(
-                f"the model has no free axis '{axis}'; it has {', '.join(axes) or 'none: its lengths are fixed'}"
-            )
+    check_axes(manifest, given or {})
     seen = _longest(manifest, samples or {})
     found, missing = {}, []
     for axis in axes:
@@ -82,6 +78,17 @@ def choose_ranges(
             f"from. Give the shortest and longest that you will use: {example}, or ranges= in Python"
         )
     return found
+
+
+def check_axes(manifest: Manifest, given: GivenRanges) -> None:
+    """Raise WrongUsage for ranges of axes that the model has not, and for numbers that are no range."""
+    axes = free_axes(manifest)
+    for axis, numbers in given.items():
+        if axis not in axes:
+            raise WrongUsage(
+                f"the model has no free axis '{axis}'; it has {', '.join(axes) or 'none: its lengths are fixed'}"
+            )
+        _checked(axis, numbers)
 
 
 def check_lengths(lengths: Mapping[str, int], ranges: Mapping[str, Sequence[int]]) -> None:

@@ -129,6 +129,7 @@ class Stream:
             if array.dtype != spec.dtype:
                 raise InputMismatch(f"state '{name}' is {spec.dtype}; got {array.dtype}", name)
             check_shape(name, array, spec.axes, lengths, kind="state")
+            self._model.feed.check_finite(name, array, "state")
             found[name] = array
         known = self._known(lengths)
         self._begin(known, found)

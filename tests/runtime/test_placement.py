@@ -17,9 +17,10 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from edgeseq.errors import InputMismatch, PlacementRefused, ProviderUnavailable, WrongUsage
-from edgeseq.runtime import Model
+from edgeseq.errors import InputMismatch, ModelRefused, PlacementRefused, ProviderUnavailable, WrongUsage
+from edgeseq.runtime import Model, opening, providers
 from edgeseq.runtime.placement import PlacedNode, Placement, check_strict, read_profile
+from edgeseq.runtime.tiny import tiny_model
 
 AZURE, CPU, CUDA = "AzureExecutionProvider", "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -75,7 +76,8 @@ def test_a_profile_is_read(profile: Path):
 
 
 def test_a_list_is_consent_and_what_fell_back_is_told(profile: Path):
-    placement = Placement(requested=(CUDA, CPU), nodes=read_profile(profile), unavailable={"tensorrt": "no library"})
+    unavailable = {"tensorrt": "it cannot start (no library)"}
+    placement = Placement(requested=(CUDA, CPU), nodes=read_profile(profile), unavailable=unavailable)
     check_strict(placement)
     assert placement.notes == (
         "tensorrt was not used: it cannot start (no library)",
@@ -181,3 +183,41 @@ def test_a_branch_not_taken_is_told(tmp_path: Path):
     assert model.placement is not None
     assert model.placement.not_run == ("Mul 'branch/Mul'",)
     assert "did not come to nodes that are not on AzureExecutionProvider: Mul 'branch/Mul'" in model.placement.notes[-1]
+
+
+def test_providers_may_be_a_sequence(tmp_path: Path):
+    (tmp_path / "tiny.onnx").write_bytes(tiny_model())
+    model = Model(tmp_path / "tiny.onnx", provider=["cuda", "cpu"])
+    model(np.ones(2, np.float32))
+    assert model.placement is not None
+    assert model.placement.ran_on == (CPU,)
+
+
+@pytest.mark.parametrize("provider", [None, 3, [], {"cuda": 1}, ["cuda", None]])
+def test_what_is_no_provider_is_said(tmp_path: Path, provider: Any):
+    (tmp_path / "tiny.onnx").write_bytes(tiny_model())
+    with pytest.raises(WrongUsage, match="provider is a name"):
+        Model(tmp_path / "tiny.onnx", provider=provider)
+
+
+def test_a_model_that_the_first_does_not_take_goes_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "tiny.onnx").write_bytes(tiny_model())
+    opened, asked = opening.open_planned, []
+
+    def refuses(path: Any, manifest: Any, choice: Any, **options: Any) -> Any:
+        asked.append(choice.names)
+        if choice.names[0] == AZURE:
+            raise ModelRefused(AZURE, "Unknown activation function: elu")
+        return opened(path, manifest, choice, **options)
+
+    monkeypatch.setattr(opening, "open_planned", refuses)
+    monkeypatch.setattr(providers, "choose", lambda *_: providers.Choice(names=(AZURE, "cpu"), unavailable={}))
+    model = Model(tmp_path / "tiny.onnx", provider=f"{AZURE},cpu")
+    assert asked == [(AZURE, "cpu"), ("cpu",)]
+    assert model.placement is not None
+    assert model.placement.notes == (
+        f"{AZURE} was not used: it does not take this model (Unknown activation function: elu)",
+    )
+    monkeypatch.setattr(providers, "choose", lambda *_: providers.Choice(names=(AZURE,), unavailable={}))
+    with pytest.raises(ModelRefused, match="starts, but does not take this model"):
+        Model(tmp_path / "tiny.onnx", provider=AZURE)

@@ -112,6 +112,7 @@ def test_the_state_before_the_first_step_is_the_initial_one(model: Model):
         ({H: np.zeros((2, 4), np.float32)}, r"state 'state_in.00.lstm.h' has the shape \(batch=1, 4\); got \(2, 4\)"),
         ({H: np.zeros((1, 5), np.float32)}, r"\(batch=1, 4\); got \(1, 5\)"),
         ({H: np.zeros((1, 4))}, "state 'state_in.00.lstm.h' is float32; got float64"),
+        ({H: np.full((1, 4), np.inf, np.float32)}, "state 'state_in.00.lstm.h' holds NaN or infinity"),
     ],
 )
 def test_a_state_that_does_not_fit(model: Model, change: dict[str, Any], message: str):
