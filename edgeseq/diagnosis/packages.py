@@ -22,6 +22,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
         "tf2onnx": ">=1.17,<1.18",
     },
     "cli": {"typer": ">=0.29,<1", "rich": ">=13.9,<16"},
+    "parquet": {"pyarrow": ">=17,<26"},
     "report": {"matplotlib": ">=3.9,<4", "pillow": ">=11,<14"},
 }
 """What each extra brings. Kept here because a checkout that is not installed has no metadata to ask."""
@@ -35,6 +36,7 @@ _OPENS = {
     "quantize": "edgeseq quantize",
     "export": "edgeseq train and export",
     "cli": "the edgeseq command",
+    "parquet": "samples from .parquet files",
     "report": "learning curves, edgeseq report and pictures",
 }
 
