@@ -23,6 +23,7 @@ from edgeseq import files
 from edgeseq.errors import (
     EdgeseqError,
     MissingInput,
+    ModelRefused,
     ParityFailed,
     ProviderUnavailable,
     Refused,
@@ -312,7 +313,7 @@ def _verify(
     try:
         parity = compare(checked, reference, trial, provider=provider, provider_options=options)
     except EdgeseqError as error:
-        if isinstance(error, ProviderUnavailable | WrongUsage) and _lacks_reader(full_name):
+        if isinstance(error, ModelRefused | ProviderUnavailable | WrongUsage) and _lacks_reader(full_name):
             raise Unavailable(
                 f"{full_name} compiled the model, but cannot read it back: the library openvino_ir_frontend, which "
                 f"does that for its CPU, is not in {providers.library_folder()}. Nothing was written. Use an "

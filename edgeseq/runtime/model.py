@@ -84,14 +84,12 @@ class Model:
                     ranges=ranges,
                     profile=self._proof.prefix if self._proof else None,
                 )
-            except ModelRefused as error:
-                if len(choice.names) == 1:
-                    raise
-                choice = choice.without_first(error.reason)
             except EdgeseqError as error:
                 if refusal := graphs.refusal(error, path, manifest):
                     raise refusal from error
-                raise
+                if not isinstance(error, ModelRefused) or len(choice.names) == 1:
+                    raise
+                choice = choice.without_first(error.reason)
         self.session = opened.session
         """onnxruntime's own session, for what this class does not offer."""
         self.ranges = opened.ranges
