@@ -459,10 +459,6 @@ class _Writer:
         return made
 
 
-def _rounded(array: Array) -> Array:
-    return np.rint(array).astype(np.int32)
-
-
 def _leaves_channels_out(node: onnx.NodeProto) -> bool:
     """Whether it is a Shape of lengths that images have in common with their products: all but the channels."""
     given = _attributes(node)
