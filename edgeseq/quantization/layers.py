@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from edgeseq.errors import InvalidFile, Refused, WrongUsage
 from edgeseq.files import StrPath, check_input
-from edgeseq.quantization.forms.convolutional import ConvolutionalCell, find_cells
+from edgeseq.quantization.forms.cells import ConvolutionalCell, find_cells
 from edgeseq.quantization.forms.hoisting import hoist_constants
 from edgeseq.quantization.rewriting import subgraphs
 from edgeseq.runtime import wire
