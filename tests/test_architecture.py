@@ -23,7 +23,7 @@ ALLOWED = {
     "lowering": {"runtime"} | LEAVES,
     "prediction": {"runtime"} | LEAVES,
     "parity": {"runtime", "lowering", "prediction"} | LEAVES,
-    "bench": {"runtime", "lowering", "parity", "prediction"} | LEAVES,
+    "bench": {"runtime", "lowering", "parity", "prediction", "arrays"} | LEAVES,
     "inspection": {"runtime", "prediction"} | LEAVES,
     "diagnosis": {"runtime", "bench"} | LEAVES,
     "compiling": {"runtime", "parity"} | LEAVES,

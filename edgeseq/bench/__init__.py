@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "Section": "report",
+    "ServerSettings": "extras",
     "Settings": "sample",
     "Subject": "subjects",
     "benchmark": "run",
     "compare_to_baseline": "baseline",
     "file_subjects": "subjects",
+    "plan": "scenarios",
     "read_run": "record",
     "run_benchmark": "run",
     "save_picture": "report",
@@ -24,11 +26,13 @@ _HOMES = {
 
 __all__ = [
     "Section",
+    "ServerSettings",
     "Settings",
     "Subject",
     "benchmark",
     "compare_to_baseline",
     "file_subjects",
+    "plan",
     "read_run",
     "run_benchmark",
     "save_picture",
@@ -38,10 +42,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from edgeseq.bench.baseline import compare_to_baseline
+    from edgeseq.bench.extras import ServerSettings
     from edgeseq.bench.record import read_run, write_run
     from edgeseq.bench.report import Section, save_picture, write_report
     from edgeseq.bench.run import benchmark, run_benchmark
     from edgeseq.bench.sample import Settings
+    from edgeseq.bench.scenarios import plan
     from edgeseq.bench.subjects import Subject, file_subjects
 
 

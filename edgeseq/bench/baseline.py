@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from edgeseq.bench.machine import Machine
+from edgeseq.bench.noise import NOTABLE_SPEED_RANGE, speed_range
 from edgeseq.bench.record import BenchmarkResult, BenchmarkRun
-from edgeseq.bench.stats import Ratio, independent_ratio
+from edgeseq.bench.stats import Interval, Ratio, independent_ratio
 
 DEFAULT_MARGIN = 0.05
 """A change below this is not called one: two processes running the same file differ by as much."""
 
 _MUST_MATCH = ("provider", "threads", "batch", "time_steps")
+# What decides how fast the probe is on one machine: numpy's own code runs it.
+_PROBE_VERSIONS = ("numpy", "python")
+# It differs by what the kernel keeps for itself.
+_MACHINE_MAY_DIFFER = ("memory_bytes",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +61,13 @@ def compare_to_baseline(
     """Hold every subject of `new` against the subject of the same name in `baseline`.
 
     A subject is slower when the whole 95 % interval of time now / time then lies above 1 + `margin`, and faster when
-    it lies below 1 / (1 + `margin`).
+    it lies below 1 / (1 + `margin`). Where both runs timed the probe, the same must hold of the times in units of the
+    probe: a machine that is slower as a whole today makes no model slower. The file may be another, which is what a
+    baseline is for; whether it is, is said.
     """
     then = {result.name: result for result in baseline.results}
-    rows = [_row(result, then.get(result.name), margin) for result in new.results]
+    probes = _probes(new, baseline)
+    rows = [_row(result, then.get(result.name), margin, probes) for result in new.results]
     names = {result.name for result in new.results}
     rows += [
         BaselineRow(
@@ -72,7 +84,12 @@ def compare_to_baseline(
     )
 
 
-def _row(now: BenchmarkResult, then: BenchmarkResult | None, margin: float) -> BaselineRow:
+def _row(
+    now: BenchmarkResult,
+    then: BenchmarkResult | None,
+    margin: float,
+    probes: tuple[tuple[float, ...], tuple[float, ...]] | None,
+) -> BaselineRow:
     def row(verdict: str, reason: str, *, ratio: Ratio | None = None, regression: bool = False) -> BaselineRow:
         return BaselineRow(name=now.name, ratio=ratio, verdict=verdict, regression=regression, reason=reason)
 
@@ -82,34 +99,105 @@ def _row(now: BenchmarkResult, then: BenchmarkResult | None, margin: float) -> B
         return row("not comparable", f"it failed in the baseline: {then.error}")
     if now.error is not None:
         return row("failed", f"it ran in the baseline and fails now: {now.error}", regression=True)
-    for field in _MUST_MATCH:
-        was, is_now = getattr(then, field), getattr(now, field)
-        if was != is_now:
-            return row("not comparable", f"{field} was {was} in the baseline and is {is_now} now")
+    was, is_now = _conditions(then), _conditions(now)
+    for condition, value in is_now.items():
+        if was[condition] != value:
+            return row("not comparable", f"{condition} was {was[condition]} in the baseline and is {value} now")
     ratio = independent_ratio(now.round_p50_ns, then.round_p50_ns)
     if ratio.interval is None:
         rounds = min(len(now.round_p50_ns), len(then.round_p50_ns))
         return row("not comparable", f"{rounds} rounds are too few for an interval; 6 are needed")
-    said = (
-        f"{ratio.value:.3f} x the baseline's time, 95 % interval {ratio.interval.low:.3f} to {ratio.interval.high:.3f}"
-    )
-    if ratio.interval.low > 1 + margin:
+    said = f"{ratio.value:.3f} x the baseline's time, {_between(ratio.interval)}"
+    if now.file_sha256 is not None and now.file_sha256 == then.file_sha256:
+        said += ", by the same file"
+    slower, faster = _is_slower(ratio.interval, margin), _is_faster(ratio.interval, margin)
+    if (slower or faster) and probes is not None:
+        against = _in_probes(now, then, probes)
+        if against is not None and against.interval is not None:
+            said += f"; {against.value:.3f} x in units of the machine's own speed, {_between(against.interval)}"
+            confirmed = _is_slower(against.interval, margin) if slower else _is_faster(against.interval, margin)
+            if not confirmed:
+                change = "slower" if slower else "faster"
+                return row("no difference", f"{said}: it is the machine that was {change} now", ratio=ratio)
+    if slower:
         return row("slower", said, ratio=ratio, regression=True)
-    if ratio.interval.high < 1 / (1 + margin):
+    if faster:
         return row("faster", said, ratio=ratio)
     return row("no difference", f"{said}: no change above {margin:.0%} is certain", ratio=ratio)
 
 
+def _conditions(result: BenchmarkResult) -> Mapping[str, Any]:
+    """What must be the same for times to be comparable, by its name for people."""
+    conditions = {name: getattr(result, name) for name in _MUST_MATCH}
+    lengths = result.lengths
+    return conditions | {"the file of lengths": "none" if lengths is None else f"{lengths.source} {lengths.sha256[:8]}"}
+
+
+def _is_slower(interval: Interval, margin: float) -> bool:
+    return interval.low > 1 + margin
+
+
+def _is_faster(interval: Interval, margin: float) -> bool:
+    return interval.high < 1 / (1 + margin)
+
+
+def _between(interval: Interval) -> str:
+    return f"95 % interval {interval.low:.3f} to {interval.high:.3f}"
+
+
+def _probes(new: BenchmarkRun, baseline: BenchmarkRun) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The probe's times in both runs, round by round; None unless both have them from the same numpy and machine."""
+    if new.disturbance is None or baseline.disturbance is None or _changed(new.machine, baseline.machine):
+        return None
+    if any(new.versions.get(name) != baseline.versions.get(name) for name in _PROBE_VERSIONS):
+        return None
+    return new.disturbance.probe_ns, baseline.disturbance.probe_ns
+
+
+def _in_probes(
+    now: BenchmarkResult, then: BenchmarkResult, probes: tuple[tuple[float, ...], tuple[float, ...]]
+) -> Ratio | None:
+    """Time now / time then, each round's in units of the same round's probe; None where rounds have none."""
+    rounds = (now.round_p50_ns, then.round_p50_ns)
+    if any(len(mine) != len(probe) or not all(probe) for mine, probe in zip(rounds, probes, strict=True)):
+        return None
+    above, under = (
+        [time / unit for time, unit in zip(mine, probe, strict=True)]
+        for mine, probe in zip(rounds, probes, strict=True)
+    )
+    return independent_ratio(above, under)
+
+
 def _differences(new: BenchmarkRun, baseline: BenchmarkRun) -> tuple[str, ...]:
     found = []
-    if new.machine != baseline.machine:
+    changed = _changed(new.machine, baseline.machine)
+    if changed:
+        told = (f"{name} {getattr(new.machine, name)} now, {getattr(baseline.machine, name)} then" for name in changed)
+        found.append(f"the machines differ ({'; '.join(told)}): a ratio between them says nothing about the model")
+    # Runs of before edgeseq told why timing ended tell no scenario either.
+    if new.stopped and baseline.stopped and new.scenario != baseline.scenario:
         found.append(
-            f"the machines differ ({new.machine.cpu_model}, {new.machine.cores} cores, {new.machine.system} now; "
-            f"{baseline.machine.cpu_model}, {baseline.machine.cores} cores, {baseline.machine.system} in the baseline):"
-            " a ratio between them says nothing about the model"
+            f"the scenario was {baseline.scenario} in the baseline and is {new.scenario} now: what is compared is the "
+            "time of calls one after the other, which all scenarios measure alike"
         )
+    for run, when in ((new, "now"), (baseline, "in the baseline")):
+        ranged = speed_range(run.disturbance.probe_ns) if run.disturbance is not None else None
+        if ranged is not None and ranged >= NOTABLE_SPEED_RANGE:
+            found.append(f"the machine's own speed varied by {ranged:.0%} between rounds {when}")
     for name in sorted({*new.versions, *baseline.versions}):
         was, is_now = baseline.versions.get(name, "absent"), new.versions.get(name, "absent")
         if was != is_now:
             found.append(f"{name} was {was} in the baseline and is {is_now} now")
     return tuple(found)
+
+
+def _changed(new: Machine, baseline: Machine) -> tuple[str, ...]:
+    """What differs between two machines, of what both tell: older files tell less."""
+    return tuple(
+        field.name
+        for field in dataclasses.fields(Machine)
+        if field.name not in _MACHINE_MAY_DIFFER
+        and (was := getattr(baseline, field.name))
+        and (is_now := getattr(new, field.name))
+        and was != is_now
+    )

@@ -14,6 +14,11 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 _Ask = Callable[[ctypes.CDLL], str]
 
 
+def on_gpu(provider: str) -> bool:
+    """Whether a subject's provider, ours or a rival's own name for one, runs on an NVIDIA GPU."""
+    return any(name in provider.lower() for name in ("cuda", "tensorrt"))
+
+
 def driver_version(path: Path = _DRIVER) -> str | None:
     """Version of NVIDIA's kernel driver, such as ``580.65.06``; None without one, or off Linux."""
     if not path.is_file():

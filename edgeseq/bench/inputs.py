@@ -61,9 +61,18 @@ def find_inputs(
     if golden is not None:
         arrays = {spec.name: _fitted(golden[spec.name], spec, batch, time_steps) for spec in specs}
         return _inputs(arrays, specs, "golden", batch)
-    random = np.random.default_rng(seed)
     steps = DEFAULT_TIME_STEPS if time_steps is None else time_steps
-    arrays = {spec.name: _made(spec, batch, steps, _id_range(spec), random) for spec in specs}
+    return made_inputs(manifest, batch=batch, time_steps=steps, random=np.random.default_rng(seed))
+
+
+def made_inputs(manifest: Manifest, *, batch: int, time_steps: int, random: np.random.Generator) -> Inputs:
+    """Inputs drawn from `random`, as `find_inputs` says of those where there are no golden samples.
+
+    Raises WrongUsage when the file fixes another batch or length.
+    """
+    specs = manifest.inputs
+    _check_fixed(specs, batch, time_steps if time_axes(specs) else None)
+    arrays = {spec.name: _made(spec, batch, time_steps, _id_range(spec), random) for spec in specs}
     return _inputs(arrays, specs, "made", batch)
 
 

@@ -4,52 +4,70 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgeseq.bench.tables import NOTHING, Cell, Row, Table
 from edgeseq.errors import WrongUsage
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #f4f6f8; --card: #ffffff; --text: #1b2733; --faint: #5b6672;
-  --line: #dde3e9; --accent: #0b6bcb; --bad: #b42318; }
-@media (prefers-color-scheme: dark) { :root { --page: #0d1117; --card: #161b22; --text: #e6edf3; --faint: #9aa7b4;
-  --line: #2d353f; --accent: #58a6ff; --bad: #ff8a80; } }
+  --line: #dde3e9; --accent: #0b6bcb; --bad: #b42318; --care: #fff6dc; --care-line: #b98900; }
+@media screen and (prefers-color-scheme: dark) { :root {
+  --page: #0d1117; --card: #161b22; --text: #e6edf3; --faint: #9aa7b4;
+  --line: #2d353f; --accent: #58a6ff; --bad: #ff8a80; --care: #2b2410; --care-line: #d9a520; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
   Roboto, sans-serif; }
-main { max-width: 70rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+main { max-width: 76rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.2rem; margin: 0 0 .8rem; }
 h3 { font-size: 1rem; margin: 0; }
+h3.part { margin: 1.8rem 0 .6rem; }
 p { margin: 0 0 .8rem; max-width: 46rem; }
 .faint, figcaption, summary { color: var(--faint); font-size: .875rem; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: .75rem; padding: 1.4rem;
   margin-top: 1.25rem; }
+.care { background: var(--care); border-left: .3rem solid var(--care-line); border-radius: .4rem; padding: .8rem 1rem;
+  margin: 0 0 1.2rem; }
+.care ul, .notes { margin: .3rem 0 0; padding-left: 1.2rem; }
+.notes { color: var(--faint); font-size: .875rem; margin-top: .7rem; overflow-wrap: anywhere; }
+.care li { overflow-wrap: anywhere; }
+.wide { overflow-x: auto; }
 .key { list-style: none; margin: 0 0 1.2rem; padding: 0; }
 .key li { margin: 0 0 .35rem; }
 .key b { color: var(--accent); font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .925rem; }
-th, td { padding: .55rem .7rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
+th, td { padding: .55rem .5rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 thead th { color: var(--faint); font-size: .8rem; font-weight: 600; vertical-align: bottom; }
 td { white-space: nowrap; }
 td.words, td.bad { white-space: normal; }
 th:first-child, td:first-child, td.words, th.words { text-align: left; }
-tbody th { font-weight: 600; min-width: 9rem; overflow-wrap: break-word; }
+tbody th { font-weight: 600; min-width: 8rem; overflow-wrap: break-word; }
+.wide tbody th:first-child, .wide td:first-child { padding-left: 0; }
 tbody tr:last-child > * { border-bottom: 0; }
-td small { display: block; color: var(--faint); font-size: .78rem; }
+td small { display: block; color: var(--faint); font-size: .78rem; white-space: normal; min-width: 5.5rem;
+  max-width: 7.5rem; margin-left: auto; }
+td b { color: var(--accent); }
 td.bad { color: var(--bad); overflow-wrap: anywhere; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem;
-  margin-top: 1.4rem; align-items: start; }
-figure { margin: 0; min-width: 0; }
-figure img { display: block; width: 100%; max-width: 40rem; height: auto; margin-top: .3rem; border-radius: .4rem; }
+.pictures { columns: 26rem; column-gap: 2rem; margin-top: 1.4rem; }
+figure { margin: 0 0 1.6rem; min-width: 0; break-inside: avoid; }
+figcaption { margin-top: .3rem; max-width: 34rem; }
+figure img { display: block; width: 100%; max-width: 34rem; height: auto; margin-top: .3rem; border-radius: .4rem; }
+figure img.dark { display: none; }
+@media screen and (prefers-color-scheme: dark) {
+  figure img.light { display: none; }
+  figure img.dark { display: block; } }
 details { margin-top: 1.2rem; }
 summary { cursor: pointer; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .875rem; margin: .7rem 0 0; }
 dt { color: var(--faint); }
 dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 44rem) {
-  main { padding: 1.2rem .75rem 3rem; }
-  section { padding: 1rem; }
+  main { padding: 1rem .5rem 3rem; }
+  section { padding: .8rem; }
+  .pictures { columns: auto; }
   table, tbody, tr, td, tbody th { display: block; width: 100%; }
   thead { display: none; }
   tbody tr { border: 1px solid var(--line); border-radius: .5rem; padding: .4rem .75rem; margin-bottom: .75rem; }
@@ -60,16 +78,31 @@ dd { margin: 0; overflow-wrap: anywhere; }
   td { white-space: normal; }
   td.words, td.bad { display: block; text-align: left; }
   td.words::before { display: block; max-width: none; font-size: .8rem; }
-  td small { display: block; }
+  td small { display: block; max-width: none; }
+  td.none { display: none; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .45rem; }
 }
 @media print {
   :root { color-scheme: light; --page: #fff; --card: #fff; --text: #000; --faint: #444; --line: #bbb; --accent: #000; }
-  section, figure, tr { break-inside: avoid; }
+  body { font-size: 10pt; }
+  main { max-width: none; padding: 0; }
+  figure, tr, .care, .key { break-inside: avoid; }
+  h2, h3, summary { break-after: avoid; }
   section { border: 0; padding: 0; }
+  .pictures { columns: 2; column-gap: 1.5rem; }
+  figure img { width: auto; max-width: 100%; max-height: 20cm; }
+  .wide { overflow: visible; }
+  th, td { padding: .3rem .4rem; }
+  .wide table { font-size: 8pt; }
+  details::details-content { content-visibility: visible; height: auto; }
 }
 """
+
+# A unit does not leave its number for the next line.
+_UNIT_SPACE = re.compile(r"(?<=\d) (?=(?:[nµm]?s|W)\b)")
+
+_REASON_LETTERS = 300
 
 _PICTURE_TYPES = {
     ".png": "image/png",
@@ -108,10 +141,65 @@ def section(title: str, *parts: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(part for part in parts if part) + "\n</section>"
 
 
-def cell(label: str, value: str, note: str = "") -> str:
-    """A figure in a table, with a note under it; `label` names it where a phone shows rows as cards."""
-    small = f"<small>{escape(note)}</small>" if note else ""
-    return f'<td data-label="{escape(label)}"><span>{escape(value)}{small}</span></td>'
+def table(made: Table) -> str:
+    """A table with its notes; one that is too wide for its page is moved sideways, or on a phone becomes cards."""
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in ("", *made.heads))
+    body = "\n".join(_row(made.heads, row) for row in made.rows)
+    wide = f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
+    return wide + notes(made.notes)
+
+
+def _row(heads: Sequence[str], row: Row) -> str:
+    if row.error:
+        cells = f'<td class="words bad" colspan="{len(heads)}">{escape(shortened(row.error))}</td>'
+    else:
+        cells = "".join(_cell(head, cell) for head, cell in zip(heads, row.cells, strict=True))
+    return f'<tr><th scope="row">{escape(row.name)}</th>{cells}</tr>'
+
+
+def _cell(head: str, cell: Cell) -> str:
+    """A figure with its note under it, named where a phone shows rows as cards."""
+    small = f"<small>{_UNIT_SPACE.sub(chr(160), escape(cell.note))}</small>" if cell.note else ""
+    shown = f"<b>{escape(cell.value)}</b>" if cell.best else escape(cell.value)
+    nothing = ' class="none"' if cell == NOTHING else ""
+    return f'<td{nothing} data-label="{escape(head)}"><span>{shown}{small}</span></td>'
+
+
+def shortened(reason: str) -> str:
+    """An error as long as a table bears it."""
+    return reason if len(reason) <= _REASON_LETTERS else reason[:_REASON_LETTERS] + " …"
+
+
+def warnings(texts: Sequence[str]) -> str:
+    """A box that cannot be overlooked; nothing without texts."""
+    if not texts:
+        return ""
+    listed = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    return f'<div class="care" role="note"><h3>Read with care</h3><ul>{listed}</ul></div>'
+
+
+def notes(texts: Sequence[str]) -> str:
+    """Remarks under a table; nothing without texts."""
+    return f'<ul class="notes">{"".join(f"<li>{escape(text)}</li>" for text in texts)}</ul>' if texts else ""
+
+
+def part(title: str, content: Table | str | None) -> str:
+    """A titled part of a section; nothing without content."""
+    return f'<h3 class="part">{escape(title)}</h3>\n{_written(content)}' if content else ""
+
+
+def folded(title: str, content: Table | str | None) -> str:
+    """A part that is opened by its title, and on paper is open; nothing without content."""
+    return f"<details><summary>{escape(title)}</summary>{_written(content)}</details>" if content else ""
+
+
+def _written(content: Table | str) -> str:
+    return content if isinstance(content, str) else table(content)
+
+
+def pictures(drawings: Sequence[str]) -> str:
+    """Figures side by side where there is room; nothing without any."""
+    return f'<div class="pictures">{"".join(drawings)}</div>' if drawings else ""
 
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -137,14 +225,14 @@ def definitions(rows: Sequence[tuple[str, str]]) -> str:
     return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows) + "</dl>"
 
 
-def drawing(title: str, light_svg: bytes, dark_svg: bytes, caption: str) -> str:
-    """A figure that shows the picture drawn for the reader's colour scheme."""
-    return (
-        f"<figure><h3>{escape(title)}</h3><picture>"
-        f'<source media="(prefers-color-scheme: dark)" srcset="{_data("image/svg+xml", dark_svg)}">'
-        f'<img alt="{escape(title)}" src="{_data("image/svg+xml", light_svg)}"></picture>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+def drawing(title: str, light_svg: bytes, dark_svg: bytes, caption: str, finding: str = "") -> str:
+    """A figure that shows the picture drawn for the reader's colour scheme; `finding` says what is to be seen in it."""
+    # Two images and not a <picture>, whose choice browsers keep when a dark page is printed.
+    images = "".join(
+        f'<img class="{form}" alt="{escape(finding or title)}" src="{_data("image/svg+xml", content)}">'
+        for form, content in (("light", light_svg), ("dark", dark_svg))
     )
+    return f"<figure><h3>{escape(title)}</h3>{images}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def embedded_picture(path: Path, caption: str) -> str:

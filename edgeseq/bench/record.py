@@ -15,8 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from edgeseq import files
+from edgeseq.bench.cold import ColdStart
+from edgeseq.bench.energy import Energy
+from edgeseq.bench.layers import LayerTime
+from edgeseq.bench.lengths import LengthFacts
 from edgeseq.bench.machine import Machine
+from edgeseq.bench.noise import Disturbance, Stability
 from edgeseq.bench.sample import ClockFacts, Settings, WarmUp
+from edgeseq.bench.server import Served
 from edgeseq.bench.stats import Interval, Ratio, paired_ratio
 from edgeseq.errors import InvalidFile, WrongUsage
 from edgeseq.runtime import document
@@ -56,7 +62,9 @@ class BenchmarkResult:
     p50_ns: int | None
     """Median time of a call; None with fewer than 11 calls."""
     p50_interval_ns: Interval | None
-    """95 % interval of the median."""
+    """95 % interval of the median within this run; None with fewer than 6 rounds, or when rounds differ so much that
+    there are too few to say. Files of before edgeseq told why timing ended have intervals that take calls as
+    independent, and so are too narrow."""
     p90_ns: int | None
     """90th percentile; None with fewer than 64 calls."""
     p90_interval_ns: Interval | None
@@ -76,7 +84,8 @@ class BenchmarkResult:
     samples_ns: tuple[tuple[int, ...], ...] | None
     """Every timed call, round by round, in the order it happened; None unless asked for."""
     max_abs: float | None
-    """Largest absolute difference of its answers from the run's first subject's; None where `answers` says why."""
+    """Largest absolute difference of its answers from those of the run's first subject with its batch; None where
+    `answers` says why."""
     answers: str
     """``reference``, ``compared``, or why its answers were not compared."""
     error: str | None
@@ -86,7 +95,25 @@ class BenchmarkResult:
     ran_on: tuple[str, ...] = ()
     """onnxruntime's names of the providers that ran floating-point nodes, most nodes first; empty for rivals."""
     notes: tuple[str, ...] = ()
-    """What ran on another provider than the first one asked for."""
+    """What a reader should know of it: what ran elsewhere, drift, outliers."""
+    model: str = ""
+    """What was measured, without batch and threads: results that share it are one model in several settings."""
+    p999_ns: int | None = None
+    """Percentile 99.9; None with fewer than 6,636 calls."""
+    p999_interval_ns: Interval | None = None
+    """95 % interval of percentile 99.9."""
+    lengths: LengthFacts | None = None
+    """The lengths it was fed with, where they came from a file."""
+    stability: Stability | None = None
+    """Drift and outliers; None with fewer than 6 rounds."""
+    energy: tuple[Energy, ...] = ()
+    """One a counter; empty where the machine has none that may be read."""
+    cold_start: ColdStart | None = None
+    """Start and memory of fresh processes; None unless asked for."""
+    layers: tuple[LayerTime, ...] = ()
+    """Time by layer, the largest first; empty unless asked for."""
+    server: Served | None = None
+    """The server scenario; None in the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +135,7 @@ class BenchmarkRun:
     results: tuple[BenchmarkResult, ...]
     """One a subject, in the order they were given."""
     ratios: tuple[SubjectRatio, ...]
-    """Every other measured subject against the first; empty when the first has no measurement."""
+    """Every other measured subject against the first of its batch; none where that has no measurement."""
     machine: Machine
     """The machine."""
     versions: Mapping[str, str]
@@ -121,6 +148,16 @@ class BenchmarkRun:
     """Processes running on the machine in the minute before, this one included; None where unknown."""
     started: str
     """When it began: date and time in UTC, ISO 8601."""
+    scenario: str = "single"
+    """``single`` (one call after the other, one row), ``batch`` (more rows), ``offline`` (all rows there at once:
+    several batches and numbers of threads) or ``server`` (queries that arrive at random)."""
+    stopped: str = ""
+    """Why timing ended: ``precise`` (every interval narrow enough), ``limit`` (the time was up) or ``fixed`` (no
+    precision was asked for); empty in files of before edgeseq told."""
+    disturbance: Disturbance | None = None
+    """What the machine did besides; None in files of before edgeseq told."""
+    warnings: tuple[str, ...] = ()
+    """What makes this run say less than it seems to, for people."""
     schema: str = SCHEMA
     """What kind of document this is."""
     schema_version: int = SCHEMA_VERSION
@@ -128,9 +165,18 @@ class BenchmarkRun:
 
     @property
     def references(self) -> tuple[str, ...]:
-        """What the others are held against: Keras's own subjects where they were measured, else the first one."""
-        names = [result.name for result in self.results]
-        return tuple(name for name in KERAS_SUBJECTS if name in names) or (names[0],)
+        """What the others are held against, for each batch that several results have: Keras's own subjects where they
+        were measured, else the first one. The first of all where every batch has one result."""
+        names: list[str] = []
+        for batch in dict.fromkeys(result.batch for result in self.results):
+            alike = [result for result in self.results if result.batch == batch]
+            if len(alike) > 1:
+                names += [result.name for result in alike if is_keras(result)] or [alike[0].name]
+        return tuple(names) or (self.results[0].name,)
+
+    def reference_of(self, result: BenchmarkResult) -> BenchmarkResult:
+        """The first result with the same batch, which answers and `ratios` are held against; it may be `result`."""
+        return next(other for other in self.results if other.batch == result.batch)
 
     def __getitem__(self, name: str) -> BenchmarkResult:
         for result in self.results:
@@ -143,13 +189,20 @@ class BenchmarkRun:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
 
 
+def is_keras(result: BenchmarkResult) -> bool:
+    """Whether it is one of Keras's own subjects, in any batch, rather than a file."""
+    return (result.model or result.name) in KERAS_SUBJECTS
+
+
 def speedup(subject: BenchmarkResult, reference: BenchmarkResult) -> Ratio | None:
     """How many times faster `subject` is than `reference`, both of the same run.
 
-    None when either was not measured, or is too short for the clock.
+    None when either was not measured, or is too short for the clock, and for calls of different batches, which do not
+    do the same work.
     """
     if (
-        not subject.round_p50_ns
+        subject.batch != reference.batch
+        or not subject.round_p50_ns
         or not reference.round_p50_ns
         or 0.0 in (*subject.round_p50_ns, *reference.round_p50_ns)
     ):
@@ -195,6 +248,10 @@ def run_from_dict(content: Any, path: files.StrPath = "results") -> BenchmarkRun
             f"its schema version is {version}; this edgeseq reads up to {SCHEMA_VERSION}. "
             "Upgrade with: pip install --upgrade edgeseq",
         )
+    settings = content.get("settings")
+    if isinstance(settings, dict) and "percentile" not in settings:
+        # Before there was a precision, every run was as long as its settings said.
+        content = content | {"settings": settings | {"precision": None}}
     try:
         return document.read(BenchmarkRun, content)
     except ValueError as error:

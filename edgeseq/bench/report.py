@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeseq import files
-from edgeseq.bench import page, pictures
-from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, read_run, speedup
-from edgeseq.bench.stats import Interval, Ratio, least_count
-from edgeseq.bench.units import duration, durations, significant, size, times
+from edgeseq.bench import page, pictures, tables
+from edgeseq.bench.method import conditions, method, plural
+from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, read_run
+from edgeseq.bench.standings import fair_speedup, our_names, reference_groups, standings
+from edgeseq.bench.stats import Interval
+from edgeseq.bench.sweeps import best_of, rate, sweeps, threads_text
+from edgeseq.bench.units import duration, significant, times
 from edgeseq.errors import WrongUsage
+
+_MOST_BARS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +66,12 @@ def write_report(
         for result in results
     ]
     body = [_extra(section) for section in before]
+    body += _together(dict(runs)) if len(dict(runs)) > 1 else []
     body += [_run(name, run, _references(run, references)) for name, run in runs]
     body += [_extra(section) for section in after]
     introduction = "; ".join(
         dict.fromkeys(
-            f"Measured {run.started[:10]} on {run.machine.cpu_model}, {_plural(run.machine.cores, 'core')}"
+            f"Measured {run.started[:10]} on {run.machine.cpu_model}, {plural(run.machine.cores, 'core')}"
             for _, run in runs
         )
     )
@@ -81,21 +87,27 @@ def save_picture(
     references: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Draw `run` into a PNG or SVG file: `kind` is ``bars`` (medians) or ``distribution``.
+    """Draw `run` into a PNG or SVG file.
 
-    Raises OutputExists, or WrongUsage when the kind or the suffix is another one or nothing was measured.
+    `kind` is ``bars`` (medians), ``speed`` (against the references), ``distribution``, ``throughput``, ``trade-off``
+    (size, time and difference), ``layers``, ``cold-start``, ``server`` or ``drift``. `references` are as for
+    `write_report`.
+
+    Raises OutputExists, or WrongUsage when the kind or the suffix is another one or the run lacks what it needs.
     """
-    draw = {"bars": pictures.latency_bars, "distribution": pictures.latency_distribution}.get(kind)
-    if draw is None:
-        raise WrongUsage(f"pictures are 'bars' or 'distribution', not {kind!r}")
+    chosen = pictures.KINDS.get(kind)
+    if chosen is None:
+        raise WrongUsage(f"pictures are {', '.join(map(repr, pictures.KINDS))}; not {kind!r}")
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix not in ("png", "svg"):
         raise WrongUsage(f"pictures are written as .png or .svg, not {Path(path).name}")
-    if not any(result.distribution_ns for result in run.results):
-        raise WrongUsage("nothing in this run has a measured time, so there is nothing to draw")
+    held_against = _references(run, references)
+    lacking = chosen.lacks(run, held_against)
+    if lacking is not None:
+        raise WrongUsage(f"there is nothing to draw as {kind!r}: {lacking}")
     target = files.check_output(path, overwrite=overwrite)
     theme = pictures.DARK if dark else pictures.LIGHT
-    files.write_bytes(target, draw(run.results, _references(run, references), theme, suffix))
+    files.write_bytes(target, chosen.draw(run, held_against, theme, suffix))
 
 
 def _references(run: BenchmarkRun, wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -116,144 +128,135 @@ def _extra(section: Section) -> str:
         section.title,
         page.paragraphs(section.text),
         page.text_table(section.headers, section.rows) if section.headers else "",
-        f'<div class="pictures">{picture}</div>' if picture else "",
+        page.pictures([picture] if picture else []),
     )
 
 
 def _run(name: str, run: BenchmarkRun, references: Sequence[str]) -> str:
-    drawings = ""
-    if any(result.distribution_ns for result in run.results):
-        drawings = '<div class="pictures">' + "".join(
-            page.drawing(
-                title,
-                draw(run.results, references, pictures.LIGHT, "svg"),
-                draw(run.results, references, pictures.DARK, "svg"),
-                caption,
-            )
-            for title, draw, caption in (
-                ("How long a call takes", pictures.latency_bars, "Shorter is better."),
-                ("How evenly", pictures.latency_distribution, "Further left is faster; steeper is more even."),
-            )
-        ) + "</div>"  # fmt: skip
+    drawings = [
+        page.drawing(
+            kind.title,
+            kind.draw(run, references, pictures.LIGHT, "svg"),
+            kind.draw(run, references, pictures.DARK, "svg"),
+            kind.caption,
+            kind.finding(run, references),
+        )
+        for name_of_kind, kind in pictures.KINDS.items()
+        if kind.lacks(run, references) is None
+        # Many medians are read in the table, and in the distributions; as bars they would be a wall.
+        and not (name_of_kind == "bars" and len(run.results) > _MOST_BARS)
+    ]
     return page.section(
         name,
+        page.warnings(run.warnings),
         _summary(run, references),
-        _conditions(run),
-        _table(run, references),
-        drawings,
-        f"<details><summary>How this was measured</summary>{page.definitions(_method(run))}</details>",
+        f'<p class="faint">{page.escape(conditions(run))}</p>',
+        page.table(tables.results_table(run, references)),
+        page.pictures(drawings),
+        page.part("Rows a second", tables.throughput_table(run)),
+        page.part("Cold start and memory", tables.cold_table(run)),
+        _layers(run),
+        page.folded("Every rate that was tried", tables.server_table(run)),
+        page.folded("How this was measured", page.definitions(method(run))),
     )
 
 
-def _summary(run: BenchmarkRun, references: Sequence[str]) -> str:
-    """The fastest subject against each reference, as sentences."""
-    measured = [result for result in run.results if result.round_p50_ns and result.name not in references]
-    if not measured:
-        return ""
-    fastest = min(measured, key=lambda result: result.distribution_ns[50])
-    lines = []
-    for name in references:
-        ratio = speedup(fastest, run[name])
-        if ratio is None:
+def _layers(run: BenchmarkRun) -> str:
+    found = tables.layers_tables(run)
+    each = [page.part(name, table) if len(found) > 1 else page.table(table) for name, table in found.items()]
+    return page.folded("Time of each layer", "".join(each))
+
+
+def _failures(found: Sequence[tuple[str, str, str]]) -> str:
+    rows = [(name, systems, page.shortened(reason)) for name, systems, reason in found]
+    return page.part("Not measured", page.text_table(("Subject", "Where", "Why"), rows) if rows else "")
+
+
+def _together(runs: Mapping[str, BenchmarkRun]) -> list[str]:
+    """Sections about all runs of the same shapes that share subjects: a row each in one picture."""
+    groups: dict[str, dict[str, BenchmarkRun]] = {}
+    for name, run in runs.items():
+        groups.setdefault(_setting(run), {})[name] = run
+    sections = []
+    for setting, group in groups.items():
+        found = [standing for standing in standings(group) if len(standing.speeds) > 1] if len(group) > 1 else []
+        shared = [set.intersection(*({speed.name for speed in standing.speeds} for standing in found))] if found else []
+        if len(found) < 2 or len(shared[0]) < 2:
             continue
-        who, other, between = page.escape(fastest.name), page.escape(name), _between(ratio.interval)
-        if not ratio.differs:
-            lines.append(f"<li>No difference found between {who} and {other}{between}.</li>")
-        elif ratio.value > 1:
-            lines.append(f"<li>{who} is <b>{times(ratio.value)}</b> as fast as {other}{between}.</li>")
-        else:
-            lines.append(f"<li>{who} is slower than {other}: <b>{times(ratio.value)}</b> its speed{between}.</li>")
-    return f'<ul class="key">{"".join(lines)}</ul>' if lines else ""
+        drawing = page.drawing(
+            "Against the best rival of each",
+            pictures.rivals_picture(group, pictures.LIGHT, "svg"),
+            pictures.rivals_picture(group, pictures.DARK, "svg"),
+            "To the right of 1 is faster than the fastest rival. Large symbols are what is judged, small ones rivals.",
+            pictures.rivals_finding(group).replace("\n", " "),
+        )
+        said = [page.escape(sentence) for sentence in pictures.rivals_finding(group).split("\n")]
+        sections.append(
+            page.section(
+                f"All together: {setting}",
+                f'<ul class="key">{"".join(f"<li>{sentence}</li>" for sentence in said)}</ul>',
+                page.pictures([drawing]),
+                page.table(tables.standings_table(standings(group), our_names(group))),
+                _failures(tables.failures(standings(group))),
+            )
+        )
+    return sections
 
 
-def _conditions(run: BenchmarkRun) -> str:
-    """What all subjects have in common: batch and time steps."""
-    batches = sorted({result.batch for result in run.results})
-    steps = sorted({result.time_steps for result in run.results if result.time_steps is not None})
-    said = f"Batch {' and '.join(str(batch) for batch in batches)}"
-    if steps:
-        said += f", {' and '.join(str(step) for step in steps)} time steps"
-    return f'<p class="faint">{page.escape(said)}.</p>'
+def _setting(run: BenchmarkRun) -> str:
+    """Batch and threads of a run: systems are compared at the same ones."""
+    measured = [result for result in run.results if result.error is None]
+    batches = sorted({result.batch for result in measured})
+    threads = {result.threads for result in measured if result.threads is not None}
+    said = f"batch {' and '.join(map(str, batches))}"
+    return f"{said}, {threads_text(*threads)}" if len(threads) == 1 else said
 
 
-def _table(run: BenchmarkRun, references: Sequence[str]) -> str:
-    heads = ["", "Size", "Difference", "p50", "p90", *(f"Speed against {name}" for name in references), "Threads"]
-    head = "".join(f'<th scope="col">{page.escape(text)}</th>' for text in heads)
-    rows = "\n".join(_row(run, result, references) for result in run.results)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+def _summary(run: BenchmarkRun, references: Sequence[str]) -> str:
+    """The fastest subject against each reference, the most rows a second and the highest rates, as sentences."""
+    lines = [line for group in reference_groups(run, references).values() for line in _against(run, references, group)]
+    found = sweeps(run)
+    if found:
+        best, (batch, per_s) = best_of(found)
+        lines.append(
+            f"Most rows a second: <b>{page.escape(rate(per_s))}</b> by {page.escape(best.name)} at batch {batch}."
+        )
+    for result in run.results:
+        if result.server is not None and result.server.deadline_ns is not None:
+            lines.append(_highest_rate(result.name, result.server.deadline_ns, result.server.highest_rate_per_s))
+    return f'<ul class="key">{"".join(f"<li>{line}</li>" for line in lines)}</ul>' if lines else ""
 
 
-def _row(run: BenchmarkRun, result: BenchmarkResult, references: Sequence[str]) -> str:
-    cells = [f'<th scope="row">{page.escape(result.name)}</th>']
-    if result.error is not None:
-        text = result.error if len(result.error) <= 300 else result.error[:300] + " …"
-        cells.append(f'<td class="words bad" colspan="{5 + len(references)}">{page.escape(text)}</td>')
-        return f"<tr>{''.join(cells)}</tr>"
-    cells.append(page.cell("Size", size(result.size_bytes) if result.size_bytes is not None else "–"))
-    if result.max_abs is None:
-        cells.append(page.cell("Difference", result.answers))
-    else:
-        cells.append(page.cell("Difference", significant(result.max_abs, 2)))
-    cells.append(_percentile("p50", 0.50, result.p50_ns, result.p50_interval_ns, result.count))
-    cells.append(_percentile("p90", 0.90, result.p90_ns, result.p90_interval_ns, result.count))
-    for name in references:
-        ratio = speedup(result, run[name]) if name != result.name else None
-        label = f"Speed against {name}"
-        if ratio is None:
-            cells.append(page.cell(label, "–"))
-        else:
-            cells.append(page.cell(label, times(ratio.value), _range(ratio)))
-    threads = {None: "its own", 0: "all"}.get(result.threads, str(result.threads))
-    cells.append(page.cell("Threads", threads))
-    return f"<tr>{''.join(cells)}</tr>"
+def _against(run: BenchmarkRun, references: Sequence[str], group: Sequence[BenchmarkResult]) -> list[str]:
+    """One line about a reference; of one in several batches, the smallest and the largest batch say enough."""
+    ordered = sorted(group, key=lambda result: result.batch)
+    ends = ordered if len(ordered) < 3 else [ordered[0], ordered[-1]]
+    return [line for reference in ends for line in _fastest(run, references, reference.name)]
 
 
-def _percentile(name: str, p: float, value: int | None, interval: Interval | None, count: int) -> str:
-    if value is None:
-        return page.cell(name, "–", f"needs {least_count(p)} calls, has {count}")
-    note = durations(interval.low, interval.high) if interval is not None else ""
-    return page.cell(name, duration(value), note)
+def _fastest(run: BenchmarkRun, references: Sequence[str], name: str) -> list[str]:
+    """The fastest at the same work as the reference `name`, against it."""
+    ratios = [(result, fair_speedup(result, run[name])) for result in run.results if result.name not in references]
+    compared = [(result, ratio) for result, ratio in ratios if ratio is not None]
+    if not compared:
+        return []
+    fastest, ratio = max(compared, key=lambda pair: pair[1].value)
+    who, other, between = page.escape(fastest.name), page.escape(name), _between(ratio.interval)
+    if not ratio.differs:
+        return [f"No difference found between {who} and {other}{between}."]
+    if ratio.value > 1:
+        return [f"{who} is <b>{times(ratio.value)}</b> as fast as {other}{between}."]
+    return [f"{who} is slower than {other}: <b>{times(ratio.value)}</b> its speed{between}."]
+
+
+def _highest_rate(name: str, deadline_ns: int, rate_per_s: float | None) -> str:
+    who, deadline = page.escape(name), page.escape(duration(deadline_ns))
+    if rate_per_s is None:
+        return f"{who} kept p99 within {deadline} at no rate that was tried."
+    return f"{who} keeps p99 within {deadline} up to <b>{page.escape(rate(rate_per_s))}</b> queries."
 
 
 def _between(interval: Interval | None) -> str:
     if interval is None:
         return ", too few rounds for an interval"
     return f", 95 % interval {significant(interval.low)} to {significant(interval.high)}"
-
-
-def _range(ratio: Ratio) -> str:
-    if ratio.interval is None:
-        return "too few rounds"
-    if not ratio.differs:
-        return "no difference"
-    return f"{significant(ratio.interval.low)} to {significant(ratio.interval.high)}"
-
-
-def _method(run: BenchmarkRun) -> list[tuple[str, str]]:
-    settings = run.settings
-    warm_ups = "; ".join(
-        f"{result.name} {duration(result.warm_up.ns)}" + ("" if result.warm_up.stable else " (did not become stable)")
-        for result in run.results
-        if result.warm_up is not None
-    )
-    counts = "; ".join(f"{result.name} {result.count:,}" for result in run.results if result.error is None)
-    return [
-        ("Order", f"{settings.rounds} rounds, subjects in random order in each, seed {settings.seed}"),
-        ("Least", f"{settings.min_runs} calls and {settings.min_seconds:g} s of each, in {settings.max_seconds:g} s"),
-        ("Timed calls", counts),
-        ("Warm-up", warm_ups),
-        ("Intervals", "95 %, from order statistics; speeds from the medians of the rounds, pair by pair"),
-        ("Difference", f"largest absolute difference from the answers of {run.results[0].name}"),
-        ("Inputs", "; ".join(f"{result.name} {result.inputs}" for result in run.results)),
-        ("Clock", f"resolution {duration(run.clock.resolution_ns)}, {duration(run.clock.overhead_ns)} a reading"),
-        ("Load before", "unknown" if run.load_average is None else significant(run.load_average, 2)),
-        ("Processor", f"{run.machine.cpu_model}, {_plural(run.machine.cores, 'core')}"),
-        ("Features", ", ".join(run.machine.cpu_features) or "unknown"),
-        ("System", run.machine.system),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
-        ("Started", run.started),
-    ]  # fmt: skip
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -2,8 +2,9 @@
 
 Subjects are interleaved round by round in a random order, so that a drift of the machine hits all of them. In its turn
 a subject first gets one call that is not timed (the caches hold the last subject's data), then its block of timed
-calls. Blocks are sized so that after all rounds every subject has both its least number of calls and its least time.
-The clock is a parameter: tests count instead of waiting.
+calls. Blocks are sized so that after the least number of rounds every subject has both its least number of calls and
+its least time; more rounds follow until every subject is known as precisely as asked for. The clock is a parameter:
+tests count instead of waiting.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from edgeseq.bench.stats import least_count
+from edgeseq.bench.energy import Meter
+from edgeseq.bench.stats import least_count, relative_width
 from edgeseq.errors import WrongUsage
 
 Clock = Callable[[], int]
@@ -25,6 +27,10 @@ Clock = Callable[[], int]
 Progress = Callable[[str, int, int], None]
 """Called with the stage, how much is done and how much there is."""
 
+PRECISE, LIMIT, FIXED = "precise", "limit", "fixed"
+"""Why sampling ended: every interval is narrow enough; the time was up; there was nothing to go on for."""
+
+_PROBE_RUNS = 5
 _WARM_UP_WINDOW_NS = 20_000_000
 _WARM_UP_WINDOW_CALLS = 5
 _WARM_UP_TOLERANCE = 0.05
@@ -42,7 +48,12 @@ class Settings:
     max_seconds: float = 120.0
     """No new round begins after this time, warm-up apart, in seconds; turns that are due then are one call long."""
     rounds: int = 20
-    """Into how many rounds the calls are divided; ratios between subjects are taken round by round."""
+    """Into how many rounds the least number of calls is divided; ratios between subjects are taken round by round."""
+    percentile: float = 0.5
+    """The percentile that `precision` is about, as a fraction."""
+    precision: float | None = 0.05
+    """Rounds go on until the 95 % interval of the percentile is at most this wide, as a share of it, for every subject;
+    None measures `rounds` rounds and no more."""
     warm_up_max_seconds: float = 2.0
     """A warm-up ends here even when the times have not become stable, in seconds."""
     seed: int = 0
@@ -57,6 +68,10 @@ class Settings:
                 raise WrongUsage(f"{name} must be a number of seconds from 0 on, not {getattr(self, name)}")
         if self.max_seconds == 0:
             raise WrongUsage("max_seconds must be above 0: no round fits into no time")
+        if not 0 < self.percentile < 1:
+            raise WrongUsage(f"percentile must be a fraction between 0 and 1, such as 0.99, not {self.percentile}")
+        if self.precision is not None and not 0 < self.precision < float("inf"):
+            raise WrongUsage(f"precision must be a share above 0, such as 0.02 for 2 %, not {self.precision}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +106,20 @@ class Samples:
     """For each round, the time of each of its calls in nanoseconds."""
     error: Exception | None
     """What the subject raised, if it did; it was not called again after that."""
+    microjoules: tuple[int, ...] = ()
+    """What each energy counter counted during the timed calls, in the order of the meters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """What was sampled of several subjects, interleaved."""
+
+    subjects: tuple[Samples, ...]
+    """One a call, in the order given."""
+    probe: tuple[tuple[int, ...], ...]
+    """For each round, the times of the probe in nanoseconds; empty without one."""
+    stopped: str
+    """`PRECISE`, `LIMIT` or `FIXED`."""
 
 
 def measure_clock(clock: Clock = time.perf_counter_ns, *, readings: int = 1000) -> ClockFacts:
@@ -109,15 +138,16 @@ def measure_clock(clock: Clock = time.perf_counter_ns, *, readings: int = 1000) 
     )
 
 
-def warm_up(call: Callable[[], object], *, max_ns: int, clock: Clock = time.perf_counter_ns) -> WarmUp:
+def warm_up(call: Callable[[], object], *, max_ns: int, cycle: int = 1, clock: Clock = time.perf_counter_ns) -> WarmUp:
     """Call until the median of a window of calls moves by at most 5 % twice in a row, or until `max_ns`.
 
-    A window is at least 5 calls and 20 ms.
+    A window is at least 5 calls and 20 ms, and whole cycles of `cycle` calls.
     """
     started = clock()
     runs, agreeing, previous = 0, 0, None
     while True:
-        times = _block(call, _WARM_UP_WINDOW_CALLS, _WARM_UP_WINDOW_NS, started + max_ns, clock)
+        with _no_garbage_collection():
+            times = _block(call, _WARM_UP_WINDOW_CALLS, _WARM_UP_WINDOW_NS, cycle, started + max_ns, clock)
         runs += len(times)
         median = statistics.median(times)
         moved_little = previous is not None and abs(median - previous) <= _WARM_UP_TOLERANCE * previous
@@ -132,59 +162,148 @@ def interleave(
     calls: Sequence[Callable[[], object]],
     settings: Settings,
     *,
+    cycles: Sequence[int] | None = None,
     clock: Clock = time.perf_counter_ns,
     progress: Progress | None = None,
 ) -> tuple[Samples, ...]:
-    """Warm up every call, then time them round by round in random order. One result a call, in the order given."""
-    errors: dict[int, Exception] = {}
-    warm_ups: dict[int, WarmUp] = {}
-    rounds: list[list[tuple[int, ...]]] = [[] for _ in calls]
-    for index, call in enumerate(calls):
+    """`sample`, for those who want the times alone."""
+    return sample(calls, settings, cycles=cycles, clock=clock, progress=progress).subjects
+
+
+def sample(
+    calls: Sequence[Callable[[], object]],
+    settings: Settings,
+    *,
+    cycles: Sequence[int] | None = None,
+    probe: Callable[[], object] | None = None,
+    meters: Sequence[Meter] = (),
+    clock: Clock = time.perf_counter_ns,
+    progress: Progress | None = None,
+) -> Sampled:
+    """Warm up every call, then time them round by round in random order.
+
+    `cycles` says of each call after how many the work is the same again (1 by default): a block is whole cycles, so
+    that rounds can be compared. `probe` gets a turn like a subject's, five calls long. `meters` are read before and
+    after each block. Whoever looks again and again whether an interval is narrow enough catches it at a lucky moment
+    now and then: looks become rarer as rounds become many, and what is left is small beside the interval.
+    """
+    turns = _Turns(calls, cycles or [1] * len(calls), meters, clock)
+    max_ns = round(settings.warm_up_max_seconds * 1e9)
+    for index in range(len(calls)):
         if progress:
             progress("warm-up", index, len(calls))
-        try:
-            warm_ups[index] = warm_up(call, max_ns=round(settings.warm_up_max_seconds * 1e9), clock=clock)
-        except Exception as error:  # noqa: BLE001 - a subject that fails gets its error as its result
-            errors[index] = error
-
+        turns.warm_up(index, max_ns)
     order = random.Random(settings.seed)
-    block_runs = -(-settings.min_runs // settings.rounds)
-    block_ns = -(-round(settings.min_seconds * 1e9) // settings.rounds)
-    deadline = clock() + round(settings.max_seconds * 1e9)
-    for number in range(settings.rounds):
-        if number and clock() >= deadline:
+    least_runs = -(-settings.min_runs // settings.rounds)
+    least_ns = -(-round(settings.min_seconds * 1e9) // settings.rounds)
+    probed: list[tuple[int, ...]] = []
+    started = clock()
+    deadline = started + round(settings.max_seconds * 1e9)
+    number, next_look = 0, settings.rounds
+    while True:
+        stopped = None
+        running = [rounds for index, rounds in enumerate(turns.rounds) if index not in turns.errors]
+        if not running or (settings.precision is None and number >= settings.rounds):
+            stopped = FIXED
+        elif number >= next_look and settings.precision is not None:
+            next_look = number + max(1, number // 10)
+            if all(_is_precise(rounds, settings.percentile, settings.precision) for rounds in running):
+                stopped = PRECISE
+        if stopped is None and number and clock() >= deadline:
+            stopped = LIMIT
+        if stopped is not None:
             break
         if progress:
-            progress("measure", number, settings.rounds)
-        for index in order.sample(range(len(calls)), len(calls)):
-            if index in errors:
-                continue
-            try:
-                calls[index]()
-                rounds[index].append(_block(calls[index], block_runs, block_ns, deadline, clock))
-            except Exception as error:  # noqa: BLE001 - as above; the other subjects go on
-                errors[index] = error
+            progress("measure", number, _total(number, settings.rounds, clock() - started, deadline - started))
+        places = [*range(len(calls)), *([len(calls)] if probe is not None else [])]
+        for index in order.sample(places, len(places)):
+            if index < len(calls):
+                turns.take(index, least_runs, least_ns, deadline)
+            elif probe is not None:
+                probe()
+                with _no_garbage_collection():
+                    probed.append(_block(probe, _PROBE_RUNS, 0, _PROBE_RUNS, deadline, clock))
+        number += 1
     if progress:
-        progress("measure", settings.rounds, settings.rounds)
-    return tuple(
-        Samples(warm_up=warm_ups.get(index), rounds=tuple(rounds[index]), error=errors.get(index))
-        for index in range(len(calls))
-    )
+        progress("measure", number, number)
+    return Sampled(subjects=turns.samples(), probe=tuple(probed), stopped=stopped)
 
 
-def _block(call: Callable[[], object], least_runs: int, least_ns: int, deadline: int, clock: Clock) -> tuple[int, ...]:
-    """Times of consecutive calls until there are `least_runs` and they took `least_ns`, or `deadline` has passed."""
+class _Turns:
+    """What each subject did in its turns so far."""
+
+    def __init__(
+        self, calls: Sequence[Callable[[], object]], cycles: Sequence[int], meters: Sequence[Meter], clock: Clock
+    ):
+        self._calls, self._cycles, self._meters, self._clock = calls, cycles, meters, clock
+        self._warm_ups: dict[int, WarmUp] = {}
+        self._microjoules = [[0] * len(meters) for _ in calls]
+        self.errors: dict[int, Exception] = {}
+        self.rounds: list[list[tuple[int, ...]]] = [[] for _ in calls]
+
+    def warm_up(self, index: int, max_ns: int) -> None:
+        try:
+            self._warm_ups[index] = warm_up(
+                self._calls[index], max_ns=max_ns, cycle=self._cycles[index], clock=self._clock
+            )
+        except Exception as error:  # noqa: BLE001 - a subject that fails gets its error as its result
+            self.errors[index] = error
+
+    def take(self, index: int, least_runs: int, least_ns: int, deadline: int) -> None:
+        if index in self.errors:
+            return
+        call = self._calls[index]
+        try:
+            call()
+            with _no_garbage_collection():
+                before = [meter.read() for meter in self._meters]
+                block = _block(call, least_runs, least_ns, self._cycles[index], deadline, self._clock)
+                after = [meter.read() for meter in self._meters]
+        except Exception as error:  # noqa: BLE001 - as above; the other subjects go on
+            self.errors[index] = error
+            return
+        self.rounds[index].append(block)
+        for place, meter in enumerate(self._meters):
+            self._microjoules[index][place] += meter.spent(before[place], after[place])
+
+    def samples(self) -> tuple[Samples, ...]:
+        return tuple(
+            Samples(
+                warm_up=self._warm_ups.get(index),
+                rounds=tuple(self.rounds[index]),
+                error=self.errors.get(index),
+                microjoules=tuple(self._microjoules[index]),
+            )
+            for index in range(len(self._calls))
+        )
+
+
+def _is_precise(rounds: Sequence[Sequence[int]], percentile: float, precision: float) -> bool:
+    width = relative_width(rounds, percentile)
+    return width is not None and width <= precision
+
+
+def _total(done: int, least: int, elapsed_ns: int, limit_ns: int) -> int:
+    """How many rounds there will be, for a progress bar: the least, then as many as the limit allows at this pace."""
+    return least if done < least else max(done + 1, round(done * limit_ns / max(elapsed_ns, 1)))
+
+
+def _block(
+    call: Callable[[], object], least_runs: int, least_ns: int, cycle: int, deadline: int, clock: Clock
+) -> tuple[int, ...]:
+    """Times of consecutive calls until there are `least_runs` and they took `least_ns`, or `deadline` has passed.
+
+    Always whole cycles, past the deadline if need be.
+    """
     times: list[int] = []
-    total = 0
-    with _no_garbage_collection():
-        while len(times) < least_runs or total < least_ns:
+    total = end = 0
+    while (len(times) < least_runs or total < least_ns) and not (times and end >= deadline):
+        for _ in range(cycle):
             start = clock()
             call()
             end = clock()
             times.append(end - start)
             total += end - start
-            if end >= deadline:
-                break
     return tuple(times)
 
 

@@ -2,15 +2,17 @@
 
 Percentiles are MLPerf's, ``sorted[int(n p)]``. A percentile is given only when enough samples lie beyond it, and each
 has a nonparametric interval: the two order statistics that hold the true percentile with the wanted confidence
-(Hahn and Meeker, Statistical Intervals, section 5.2). Both take samples as independent of each other. Neighbouring
-calls are not quite, so what is compared between subjects or runs is not calls but rounds: see `paired_ratio` and
-`independent_ratio`.
+(Hahn and Meeker, Statistical Intervals, section 5.2). That takes samples as independent of each other, which calls of
+one round are not: the machine's mood of that moment is in all of them. `clustered_interval` counts them as the fewer
+independent ones that they are worth, and what is compared between subjects or runs is not calls but rounds: see
+`paired_ratio` and `independent_ratio`.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,9 @@ CONFIDENCE = 0.95
 
 Samples = Sequence[float] | npt.NDArray[np.number[Any]]
 """Measured values in any order."""
+
+LEAST_ROUNDS = 6
+"""Fewer rounds have no 95 % interval of their median, and tell nothing about how they differ."""
 
 _PERCENTILE_CONFIDENCE = 0.99
 _RESAMPLES = 2000
@@ -97,6 +102,73 @@ def percentile_interval(samples: Samples, p: float, confidence: float = CONFIDEN
     return Interval(low=float(ordered[ranks[0] - 1]), high=float(ordered[ranks[1] - 1]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Clustered:
+    """The interval of a percentile of calls that were timed round by round."""
+
+    interval: Interval | None
+    """Where the true percentile lies; None when the calls are worth too few independent ones for both ends to exist."""
+    design_effect: float
+    """How many times fewer independent calls the timed ones are worth; 1 when calls of a round are like any others."""
+
+
+def clustered_interval(rounds: Sequence[Samples], p: float, confidence: float = CONFIDENCE) -> Clustered | None:
+    """The interval of percentile `p` of all samples, each entry of `rounds` holding one round's, none of them empty.
+
+    Woodruff's interval for cluster samples ("Confidence intervals for medians and other position measures", JASA 47,
+    1952): of each round the share of samples up to the percentile is counted; how far these shares differ from round
+    to round, beyond what chance does to independent samples, is the design effect, by which the number of samples is
+    divided before `percentile_interval`'s ranks are taken. As Korn and Graubard do ("Confidence intervals for
+    proportions with small expected number of positive counts", 1998), Student's t stands for the normal, since few
+    rounds tell the variance only roughly. The effect is never below 1: rounds that agree better than chance are chance.
+
+    None with fewer than 6 rounds: those cannot tell how far rounds differ, and an interval that took their calls as
+    independent would be far too narrow. What differs between whole runs, such as where a process's memory lies, is in
+    no run's interval.
+    """
+    if len(rounds) < LEAST_ROUNDS:
+        return None
+    blocks = [np.asarray(block) for block in rounds]
+    ordered = np.sort(np.concatenate(blocks))
+    count = len(ordered)
+    value = ordered[min(int(count * p), count - 1)]
+    below, up_to = (
+        np.array([(compare(block, value)).sum() for block in blocks]) for compare in (np.less, np.less_equal)
+    )
+    # Samples that equal the percentile count in the part that makes the shares p on average: a coarse clock has many.
+    ties = up_to.sum() - below.sum()
+    shares = below + (up_to - below) * ((count * p - below.sum()) / ties)
+    residuals = shares - p * np.array([len(block) for block in blocks])
+    variance = len(blocks) / (len(blocks) - 1) * float(np.square(residuals).sum())
+    student = _student_quantile(len(blocks) - 1, confidence) / _normal_quantile(confidence)
+    effect = max(1.0, variance / (count * p * (1.0 - p)) * student**2)
+    worth = int(count / effect)
+    ranks = interval_ranks(worth, p, confidence)
+    if ranks is None:
+        return Clustered(interval=None, design_effect=effect)
+    # Rank r of n independent samples stands at r / (n + 1) of the distribution (Hahn and Meeker, section 5.2).
+    scale = (count + 1) / (worth + 1)
+    low, high = math.floor(ranks[0] * scale), min(math.ceil(ranks[1] * scale), count)
+    return Clustered(
+        interval=Interval(low=float(ordered[low - 1]), high=float(ordered[high - 1])), design_effect=effect
+    )
+
+
+def relative_width(rounds: Sequence[Samples], p: float) -> float | None:
+    """Width of `clustered_interval` over the percentile itself: how precisely percentile `p` is known.
+
+    None where there are fewer than `least_count(p)` samples, or no interval.
+    """
+    if sum(len(block) for block in rounds) < least_count(p):
+        return None
+    found = clustered_interval(rounds, p)
+    if found is None or found.interval is None:
+        return None
+    value = percentile(np.concatenate([np.asarray(block) for block in rounds]), p)
+    width = found.interval.high - found.interval.low
+    return width / value if value else None if width else 0.0
+
+
 @functools.lru_cache(maxsize=256)
 def interval_ranks(count: int, p: float, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
     """Ranks (from 1) of the two order statistics of `count` samples that hold percentile `p`; None if there are none.
@@ -131,7 +203,7 @@ def independent_ratio(numerators: Sequence[float], denominators: Sequence[float]
         raise ValueError(f"a ratio needs rounds on both sides, not {len(numerators)} and {len(denominators)}")
     above, under = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     value = float(np.median(above) / np.median(under))
-    if min(len(above), len(under)) < 6:
+    if min(len(above), len(under)) < LEAST_ROUNDS:
         return Ratio(value=value, interval=None)
     random = np.random.default_rng(seed)
     resampled = np.median(random.choice(above, (_RESAMPLES, len(above))), axis=1) / np.median(
@@ -149,3 +221,24 @@ def _binomial_cdf(count: int, p: float) -> npt.NDArray[np.float64]:
     log_pmf = count * math.log1p(-p) + np.concatenate(([0.0], np.cumsum(steps)))
     cdf: npt.NDArray[np.float64] = np.cumsum(np.exp(log_pmf))
     return cdf
+
+
+def _normal_quantile(confidence: float) -> float:
+    """Half the width, in standard deviations, of the normal distribution's middle part of `confidence`."""
+    return statistics.NormalDist().inv_cdf(0.5 + confidence / 2.0)
+
+
+def _student_quantile(degrees: int, confidence: float) -> float:
+    """The same of Student's t, by its expansion around the normal (Abramowitz and Stegun 26.7.5).
+
+    At 95 % right to three digits from 5 degrees of freedom on.
+    """
+    z = _normal_quantile(confidence)
+    terms = (
+        (z**3 + z) / 4.0,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96.0,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384.0,
+    )
+    for power, term in enumerate(terms, start=1):
+        z += term / degrees**power
+    return z

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgeseq.bench.answers import flatten
-from edgeseq.bench.inputs import Inputs, find_inputs, given_inputs
+from edgeseq.bench.inputs import find_inputs, given_inputs
+from edgeseq.bench.lengths import Cycle, FileLengths, LengthFacts, length_inputs, read_lengths
 from edgeseq.errors import EdgeseqError, WrongUsage
 from edgeseq.files import StrPath
 from edgeseq.prediction import surprises
@@ -29,19 +32,32 @@ class Subject:
     call: Callable[[], object] | None
     """Takes nothing, returns the answers (arrays, nested as they may be); None when `error` is set."""
     fed: Any = None
-    """What it is fed, nested as its model takes it, to feed a rival the same; None where that is not told."""
+    """What it is fed (in its first call, where a cycle is fed), nested as its model takes it, to feed a rival the same;
+    None where that is not told."""
+    feeds: tuple[Any, ...] = ()
+    """All that it is fed in turn, each like `fed`, which is the first; empty where that is not told."""
+    cycle: int = 1
+    """How many inputs the calls go through in turn: only whole cycles are comparable."""
+    model: str = ""
+    """What is measured, without batch and threads; empty: `name`."""
+    path: Path | None = None
+    """The ONNX file; None where it has none."""
     provider: str = "cpu"
     """Where it runs."""
     provider_options: Mapping[str, str] = field(default_factory=dict)
     """What the provider was told."""
+    ranges: GivenRanges | None = None
+    """The lengths that TensorRT's engine was built for; None elsewhere."""
     threads: int | None = None
     """Threads within an op; 0 means all cores, None that the subject's library decides."""
     batch: int = 1
     """Rows of a call."""
     time_steps: int | None = None
-    """Length of the time axis; None where there is none."""
+    """Length of the time axis, the longest of a cycle; None where there is none."""
     inputs: str = "given"
     """Where the inputs came from: ``golden``, ``made`` or ``given``."""
+    lengths: LengthFacts | None = None
+    """The lengths of its sequences, where they came from a file."""
     size_bytes: int | None = None
     """Size of the model on disk; None where it has no file."""
     file_sha256: str | None = None
@@ -65,6 +81,7 @@ def file_subject(
     batch: int = 1,
     time_steps: int | None = None,
     inputs: Any = None,
+    lengths: StrPath | None = None,
     seed: int = 0,
 ) -> Subject:
     """A subject that runs an ONNX file, ours or any other, through `edgeseq.runtime.Model`, its checks included.
@@ -72,7 +89,8 @@ def file_subject(
     `ranges` are as for `edgeseq.runtime.Model`; for TensorRT, without them, what `batch` and `time_steps` need.
     `threads` None takes the file's advice for the batch. `inputs` are what the model takes, or arrays by input name;
     `batch` and `time_steps` are then read from them. None takes the golden samples beside the file, else makes some
-    from `seed`: see `edgeseq.bench.inputs.find_inputs`. `name` None takes the file's name.
+    from `seed`: see `edgeseq.bench.inputs.find_inputs`. `lengths` is a file of lengths, for a cycle of inputs that has
+    them: see `edgeseq.bench.lengths`. `name` None takes the file's name.
 
     Raises MissingInput, InvalidFile, ProviderUnavailable, WrongUsage, MissingExtra.
     """
@@ -85,9 +103,10 @@ def file_subject(
         batch=batch,
         time_steps=time_steps,
         inputs=inputs,
+        lengths=lengths,
         seed=seed,
     )
-    return subject if name is None else replace(subject, name=name)
+    return subject if name is None else replace(subject, name=name, model=name)
 
 
 def file_subjects(
@@ -96,57 +115,132 @@ def file_subjects(
     providers: Sequence[str] = ("cpu",),
     provider_options: Mapping[str, str] | None = None,
     ranges: GivenRanges | None = None,
-    threads: int | None = None,
-    batch: int = 1,
+    threads: Sequence[int | None] | int | None = None,
+    batch: Sequence[int] | int = 1,
     time_steps: int | None = None,
     inputs: Any = None,
+    lengths: StrPath | None = None,
+    sort_rows: bool = False,
     seed: int = 0,
 ) -> tuple[Subject, ...]:
-    """A subject for every file on every provider; those that take the same inputs are fed the same.
+    """A subject for every file on every provider with every batch and number of threads, in that order.
 
-    Names are the files', with their folder where two files share a name, and with the provider where there are
-    several. `provider_options` go to all providers but the CPU, which takes none, and `ranges` to TensorRT. Otherwise
-    as `file_subject`.
+    Those that take the same inputs are fed the same. Names are the files', with their folder where two files share a
+    name, and with the provider, batch and threads where there are several: ``imdb.onnx (cpu), batch 32, all threads``.
+    `provider_options` go to all providers but the CPU, which takes none, and `ranges` to TensorRT. `sort_rows` puts
+    rows of like `lengths` into one batch, as offline work can. Otherwise as `file_subject`.
     """
     if not models or not providers:
         raise WrongUsage("there is nothing to measure: give at least one ONNX file and one provider")
+    batches, counts = _several(batch, "batch"), _several(threads, "number of threads")
+    chooser = _Chooser(time_steps=time_steps, lengths=lengths, sort_rows=sort_rows, seed=seed)
+    if inputs is not None:
+        if lengths is not None:
+            raise WrongUsage("inputs have lengths of their own: give inputs or lengths, not both")
+        if len(batches) > 1:
+            raise WrongUsage(f"given inputs are one batch; got the batches {', '.join(map(str, batches))} besides")
+        first = flatten(inputs)[0]
+        batches = (len(first) if first.ndim else 1,)
     paths = [Path(model) for model in models]
     plain = [path.name for path in paths]
     names = [path.name if plain.count(path.name) == 1 else f"{path.parent.name}/{path.name}" for path in paths]
-    chosen: dict[tuple[TensorSpec, ...], Inputs] = {}
-
-    def find(path: Path, manifest: Manifest) -> Inputs:
-        if manifest.inputs not in chosen:
-            chosen[manifest.inputs] = find_inputs(path, manifest, batch=batch, time_steps=time_steps, seed=seed)
-        return chosen[manifest.inputs]
-
-    rows = batch
-    if inputs is not None:
-        first = flatten(inputs)[0]
-        rows = len(first) if first.ndim else 1
     subjects = []
-    for path, name in zip(paths, names, strict=True):
+    for path, file_name in zip(paths, names, strict=True):
         for provider in providers:
             options = None if provider == "cpu" and len(providers) > 1 else provider_options
             given = ranges if _on_tensorrt(provider) or not any(map(_on_tensorrt, providers)) else None
             if not given and inputs is None and _on_tensorrt(provider):
-                given = _ranges(path, find)
-            opened = Model(path, provider=provider, provider_options=options, ranges=given, threads=threads, batch=rows)
-            if inputs is None:
-                found = find(path, opened.manifest)
-            else:
-                found = given_inputs(opened.feed.by_name(inputs), opened.manifest)
-            called = f"{name} ({provider})" if len(providers) > 1 else name
-            subjects.append(_subject(opened, found, called, options))
+                given = _ranges(path, [partial(chooser.find, path, batch=rows) for rows in batches])
+            opener = _Opener(path, provider, options, given)
+            name = f"{file_name} ({provider})" if len(providers) > 1 else file_name
+            for rows in batches:
+                for count in counts:
+                    opened = opener.open(count, rows)
+                    if inputs is None:
+                        found = chooser.find(path, opened.manifest, batch=rows)
+                    else:
+                        found = Cycle(inputs=(given_inputs(opened.feed.by_name(inputs), opened.manifest),))
+                    called = [name]
+                    called += [f"batch {rows}"] if len(batches) > 1 else []
+                    called += [_threads_text(count)] if len(counts) > 1 else []
+                    subject = _subject(opened, found, options)
+                    subjects.append(replace(subject, name=", ".join(called), model=name, ranges=given))
     return tuple(subjects)
 
 
-def _ranges(path: Path, find: Callable[[Path, Manifest], Inputs]) -> GivenRanges | None:
+T = TypeVar("T")
+
+
+def _several(values: Sequence[T] | T, what: str) -> tuple[T, ...]:
+    """One value or several as a tuple, each once."""
+    found = tuple(dict.fromkeys(values)) if isinstance(values, Sequence) else (values,)
+    if not found:
+        raise WrongUsage(f"there is nothing to measure: give at least one {what}")
+    return found
+
+
+def _threads_text(count: int | None) -> str:
+    if not count:
+        return "advised threads" if count is None else "all threads"
+    return f"{count} thread" + ("s" if count > 1 else "")
+
+
+@dataclass(kw_only=True)
+class _Chooser:
+    """Finds what each file is fed, and remembers it: files that take the same are fed the same."""
+
+    time_steps: int | None
+    lengths: StrPath | None
+    sort_rows: bool
+    seed: int
+    _chosen: dict[tuple[tuple[TensorSpec, ...], int], Cycle] = field(default_factory=dict)
+    _lengths: dict[tuple[TensorSpec, ...], FileLengths] = field(default_factory=dict)
+
+    def find(self, path: Path, manifest: Manifest, *, batch: int) -> Cycle:
+        key = manifest.inputs, batch
+        if key not in self._chosen:
+            self._chosen[key] = self._find(path, manifest, batch)
+        return self._chosen[key]
+
+    def _find(self, path: Path, manifest: Manifest, batch: int) -> Cycle:
+        if self.lengths is None:
+            found = find_inputs(path, manifest, batch=batch, time_steps=self.time_steps, seed=self.seed)
+            return Cycle(inputs=(found,))
+        if self.time_steps is not None:
+            raise WrongUsage("lengths tell how many time steps there are: give lengths or time_steps, not both")
+        if manifest.inputs not in self._lengths:
+            self._lengths[manifest.inputs] = read_lengths(self.lengths, manifest)
+        return length_inputs(
+            self._lengths[manifest.inputs], manifest, batch=batch, sort_rows=self.sort_rows, seed=self.seed
+        )
+
+
+class _Opener:
+    """Opens one file on one provider, once for each number of threads."""
+
+    def __init__(self, path: Path, provider: str, options: Mapping[str, str] | None, ranges: GivenRanges | None):
+        self._path = path
+        self._settings: dict[str, Any] = {"provider": provider, "provider_options": options, "ranges": ranges}
+        self._opened: dict[int, Model] = {}
+
+    def open(self, threads: int | None, batch: int) -> Model:
+        """The model with `threads`, for None as many as it advises for `batch`."""
+        if threads is None and self._opened:
+            threads = next(iter(self._opened.values())).manifest.threads_for(batch)
+        if threads is None or threads not in self._opened:
+            opened = Model(self._path, threads=threads, batch=batch, **self._settings)
+            self._opened[opened.threads] = opened
+            return opened
+        return self._opened[threads]
+
+
+def _ranges(path: Path, finds: Sequence[Callable[[Manifest], Cycle]]) -> GivenRanges | None:
     """What TensorRT's engine must be built for to run what is to be measured; None where the file itself decides."""
     manifest = load_manifest(path)
     if manifest is None or manifest.compiled:
         return None
-    return choose_ranges(manifest, None, find(path, manifest).arrays)
+    needed = [choose_ranges(manifest, None, inputs.arrays) for find in finds for inputs in find(manifest).inputs]
+    return {axis: max((ranges[axis] for ranges in needed), key=lambda found: found[-1]) for axis in needed[0]}
 
 
 def _on_tensorrt(provider: str) -> bool:
@@ -154,23 +248,36 @@ def _on_tensorrt(provider: str) -> bool:
     return SHORT_NAMES.get(first, first) == SHORT_NAMES["tensorrt"]
 
 
-def _subject(opened: Model, inputs: Inputs, name: str, options: Mapping[str, str] | None) -> Subject:
-    fed = structure.nest(inputs.arrays, opened.manifest.input_structure)
+def _subject(opened: Model, cycle: Cycle, options: Mapping[str, str] | None) -> Subject:
+    feeds = tuple(structure.nest(inputs.arrays, opened.manifest.input_structure) for inputs in cycle.inputs)
     return Subject(
-        name=name,
-        call=lambda: opened(fed),
-        fed=fed,
+        name=opened.path.name,
+        call=calls_of(opened, feeds),
+        fed=feeds[0],
+        feeds=feeds,
+        cycle=len(feeds),
+        path=opened.path,
         provider=opened.provider,
         provider_options=dict(options or {}),
         threads=opened.threads,
-        batch=inputs.batch,
-        time_steps=inputs.time_steps,
-        inputs=inputs.source,
+        batch=cycle.inputs[0].batch,
+        time_steps=cycle.time_steps,
+        inputs=cycle.inputs[0].source,
+        lengths=cycle.lengths,
         size_bytes=model_size_bytes(opened.path),
         file_sha256=file_sha256(opened.path),
         ran_on=lambda: opened.placement.ran_on if opened.placement else (),
         notes=lambda: _notes(opened),
     )
+
+
+def calls_of(model: Callable[[Any], object], feeds: Sequence[Any]) -> Callable[[], object]:
+    """A call that takes nothing: `model` of the next of `feeds`, and after the last of the first again."""
+    if len(feeds) == 1:
+        [fed] = feeds
+        return lambda: model(fed)
+    turns = itertools.cycle(feeds)
+    return lambda: model(next(turns))
 
 
 def _notes(opened: Model) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeseq.cli.options import Overwrite, ProviderOption, Ranges, Threads, key_values
+from edgeseq.cli.options import Overwrite, ProviderOption, Ranges, fraction, key_values
 from edgeseq.cli.reply import Reply
 
 if TYPE_CHECKING:
@@ -28,8 +28,15 @@ def bench(
     ] = None,
     provider_option: ProviderOption = None,
     ranges: Ranges = None,
-    threads: Threads = None,
-    batch: Annotated[int, typer.Option("--batch", help="Rows of a call.")] = 1,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--threads", help="Threads within an op, 0 for all cores; may be repeated. Default: the file's advice."
+        ),
+    ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option("--batch", help="Rows of a call; may be repeated. Default: 1.")
+    ] = None,
     time_steps: Annotated[
         int | None,
         typer.Option("--time-steps", help="Length of the time axis. Default: that of the golden samples, or 100."),
@@ -40,16 +47,51 @@ def bench(
             "--inputs", "-i", help=".npz by input name, or .npy: measure with these, in place of golden samples."
         ),
     ] = None,
+    lengths: Annotated[
+        Path | None,
+        typer.Option(
+            "--lengths",
+            help="Measure with lengths as in this file: .txt or .csv of lengths, .npy or .npz of lengths or padded "
+            "sequences, .jsonl of texts.",
+        ),
+    ] = None,
     keras: Annotated[
         Path | None,
         typer.Option("--keras", help="The Keras model: measure its `predict` and Keras's own export beside the files."),
     ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            "--scenario",
+            help="single: one row a call. batch: 32 rows, or --batch. offline: rows a second over batches and threads. "
+            "server: queries that arrive at random. Default: what the other options say.",
+        ),
+    ] = None,
+    rate: Annotated[float | None, typer.Option("--rate", help="Server: queries a second, on average.")] = None,
+    deadline_ms: Annotated[
+        float | None,
+        typer.Option("--deadline-ms", help="Server: find the highest rate at which 99 % are answered within this."),
+    ] = None,
+    cold_start: Annotated[
+        bool, typer.Option("--cold-start", help="Also start fresh processes: import, open, first call; memory.")
+    ] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also profile: time by Keras layer.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", "--save", help="Write the results as JSON, for `edgeseq report`.")
     ] = None,
     save_samples: Annotated[bool, typer.Option("--save-samples", help="Keep every timed call in the results.")] = False,
     baseline: Annotated[
         Path | None, typer.Option("--baseline", help="Older results to hold these against. Exit code 1: slower.")
+    ] = None,
+    percentile: Annotated[
+        str, typer.Option("--percentile", help="The percentile that --precision is about: 50% or 0.5, 99%, 99.9%.")
+    ] = "50%",
+    precision: Annotated[
+        str,
+        typer.Option("--precision", help="Go on until the 95 % interval of that percentile is this narrow. 0: do not."),
+    ] = "5%",
+    min_runs: Annotated[
+        int | None, typer.Option("--min-runs", help="Least timed calls of each subject. Default: what p90 needs, 64.")
     ] = None,
     min_seconds: Annotated[float, typer.Option("--min-seconds", help="Least timed seconds of each subject.")] = 1.0,
     max_seconds: Annotated[float, typer.Option("--max-seconds", help="No new round begins after this.")] = 120.0,
@@ -58,26 +100,42 @@ def bench(
 ) -> Reply:
     """Measure files side by side: latency with intervals, size, speed, and the difference of their answers."""
     from edgeseq.arrays import read_inputs
-    from edgeseq.bench import Settings, compare_to_baseline, file_subjects, read_run, run_benchmark, write_run
-    from edgeseq.bench.record import KERAS_SUBJECTS, check_run_output
+    from edgeseq.bench import Settings, compare_to_baseline, file_subjects, plan, read_run, run_benchmark, write_run
+    from edgeseq.bench.record import check_run_output, is_keras
     from edgeseq.cli.console import progress_bar
     from edgeseq.cli.documents import ComparedRun
     from edgeseq.cli.quiet import import_tensorflow
     from edgeseq.runtime.ranges import parse_ranges
 
     if output is not None:
-        read = [path for path in (*models, inputs, keras, baseline) if path is not None]
+        read = [path for path in (*models, inputs, lengths, keras, baseline) if path is not None]
         check_run_output(output, overwrite=overwrite, sources=read)
     old = None if baseline is None else read_run(baseline)
-    settings = Settings(min_seconds=min_seconds, max_seconds=max_seconds, seed=seed)
+    settings = Settings(
+        min_runs=Settings.min_runs if min_runs is None else min_runs,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        percentile=fraction(percentile),
+        precision=fraction(precision) or None,
+        seed=seed,
+    )
+    planned = plan(
+        scenario,
+        batches=batch or (),
+        threads=threads or (),
+        rate_per_s=rate,
+        deadline_ns=None if deadline_ms is None else round(deadline_ms * 1e6),
+    )
     choices: dict[str, Any] = {
         "providers": tuple(provider or ("cpu",)),
         "provider_options": key_values(provider_option),
         "ranges": parse_ranges(ranges or ()),
-        "threads": threads,
-        "batch": batch,
+        "threads": planned.threads,
+        "batch": planned.batches,
         "time_steps": time_steps,
         "inputs": None if inputs is None else read_inputs(inputs),
+        "lengths": lengths,
+        "sort_rows": planned.sort_rows,
         "seed": seed,
     }
     if keras is None:
@@ -88,12 +146,21 @@ def bench(
 
         subjects = side_by_side(keras, models, **choices)
     with progress_bar() as progress:
-        measured = run_benchmark(subjects, settings=settings, save_samples=save_samples, progress=progress)
+        measured = run_benchmark(
+            subjects,
+            settings=settings,
+            scenario=planned.scenario,
+            server=planned.server,
+            cold_start=cold_start,
+            layers=layers,
+            save_samples=save_samples,
+            progress=progress,
+        )
     if output is not None:
         write_run(measured, output, overwrite=overwrite)
     comparison = None if old is None else compare_to_baseline(measured, old)
     # A rival that cannot run has that as its result; a file that the user named has failed.
-    failed = any(result.error is not None for result in measured.results if result.name not in KERAS_SUBJECTS)
+    failed = any(result.error is not None for result in measured.results if not is_keras(result))
     return Reply(
         document=measured if comparison is None else ComparedRun.of(measured, comparison),
         show=lambda out: _show(measured, comparison, output, out),
@@ -102,43 +169,24 @@ def bench(
 
 
 def _show(run: BenchmarkRun, comparison: BaselineComparison | None, output: Path | None, out: Console) -> None:
-    from edgeseq.bench.record import speedup
-    from edgeseq.bench.units import duration, durations, significant, size, times
-    from edgeseq.cli.console import notes, section, table
+    from edgeseq.bench import tables
+    from edgeseq.bench.method import conditions
+    from edgeseq.cli.console import figures, notes, section, table
 
-    speeds = [f"vs {name}" for name in run.references if len(run.results) > 1]
-    heads = ("size", "difference", "p50", "95 % interval", "p90", *speeds, "threads")
-    rows = table("", *heads, right=heads)
-    for result in run.results:
-        if result.error is not None:
-            continue
-        interval = result.p50_interval_ns
-        cells = [
-            result.name,
-            "-" if result.size_bytes is None else size(result.size_bytes),
-            result.answers if result.max_abs is None else significant(result.max_abs, 2),
-            "-" if result.p50_ns is None else duration(result.p50_ns),
-            "-" if interval is None else durations(interval.low, interval.high),
-            "-" if result.p90_ns is None else duration(result.p90_ns),
-        ]
-        for name in run.references if speeds else ():
-            ratio = speedup(result, run[name]) if name != result.name else None
-            cells.append("-" if ratio is None else times(ratio.value) if ratio.differs else "no difference")
-        rows.add_row(*cells, {None: "its own", 0: "all"}.get(result.threads, str(result.threads)))
-    out.print(rows)
-    notes(out, [f"{result.name}: {text}" for result in run.results for text in result.notes])
-    notes(out, [f"{result.name} failed: {result.error}" for result in run.results if result.error is not None])
-    fed: dict[str, list[str]] = {}
-    for result in run.results:
-        steps = "" if result.time_steps is None else f", {result.time_steps} time steps"
-        fed.setdefault(f"batch {result.batch}{steps}, inputs {result.inputs}", []).append(result.name)
-    machine = f"{run.machine.cpu_model}, {run.machine.cores} cores"
-    if len(fed) == 1:
-        out.print(f"{next(iter(fed))}; {machine}")
-    else:
-        for said, names in fed.items():
-            out.print(f"{', '.join(names)}: {said}", soft_wrap=True)
-        out.print(machine)
+    notes(out, run.warnings)
+    found = tables.results_table(run, run.references if len(run.results) > 1 else ())
+    out.print(figures(found))
+    for title, made in (
+        ("Rows a second", tables.throughput_table(run)),
+        ("Server: latency from the moment a query was due", tables.server_table(run)),
+        ("Cold start and memory", tables.cold_table(run)),
+        *((f"Time by layer: {name}", made) for name, made in tables.layers_tables(run).items()),
+    ):
+        if made is not None:
+            section(out, title, figures(made))
+            notes(out, made.notes)
+    notes(out, found.notes)
+    out.print(f"{conditions(run)} {run.machine.cpu_model}, {run.machine.cores} cores.", soft_wrap=True)
     if comparison is not None:
         against = table("", "verdict", "why")
         for row in comparison.rows:

@@ -6,14 +6,18 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from edgeseq.bench.tables import Table as Figures
+
 ProgressCallback = Callable[[str, int, int], None]
 
+_NAME_WIDTH = 30
 _WIDTH = 120
 """Of what is not a terminal, where rich would take 80 and break tables for nobody."""
 
@@ -35,6 +39,16 @@ def table(*heads: str, right: Sequence[str] = ()) -> Table:
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for head in heads:
         made.add_column(head, justify="right" if head in right else "left", overflow="fold", header_style="dim")
+    return made
+
+
+def figures(found: Figures) -> Table:
+    """A table of figures, each with its note under it."""
+    made = table("", *found.heads, right=found.heads)
+    made.columns[0].min_width = min(_NAME_WIDTH, max((len(row.name) for row in found.rows), default=0))
+    for row in found.rows:
+        shown = [f"{cell.value}\n{cell.note}" if cell.note else cell.value for cell in row.cells]
+        made.add_row(row.name, *(["failed"] if row.error else shown))
     return made
 
 

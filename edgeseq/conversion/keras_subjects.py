@@ -6,7 +6,6 @@ A rival that cannot convert or run a model gets that as its result: a subject wi
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from edgeseq.bench.answers import flatten
 from edgeseq.bench.record import KERAS_EXPORT, KERAS_PREDICT
 from edgeseq.bench.subjects import (
     Subject,
+    calls_of,
     error_text,
     file_sha256,
     file_subjects,
@@ -41,16 +41,20 @@ def side_by_side(
     providers: Sequence[str] = ("cpu",),
     provider_options: Mapping[str, str] | None = None,
     ranges: GivenRanges | None = None,
-    threads: int | None = None,
-    batch: int = 1,
+    threads: Sequence[int | None] | int | None = None,
+    batch: Sequence[int] | int = 1,
     time_steps: int | None = None,
     inputs: Any = None,
+    lengths: StrPath | None = None,
+    sort_rows: bool = False,
     seed: int = 0,
 ) -> tuple[Subject, ...]:
     """Subjects for one run: Keras `predict` (the reference), Keras's own export, then each of `files`, same inputs.
 
     `model` is the Keras model that the files were exported from, or its path. The inputs are chosen for the first
-    file, and Keras's export runs as that does: its provider, its threads. Otherwise as `edgeseq.bench.file_subjects`.
+    file, and Keras's export runs as that does: its provider, the first of its numbers of threads. With several batches
+    there is a pair of Keras's subjects for each: ``Keras predict, batch 32``. Otherwise as
+    `edgeseq.bench.file_subjects`.
 
     Raises WrongUsage without files, and what opening the model or a file raises.
     """
@@ -63,18 +67,18 @@ def side_by_side(
         batch=batch,
         time_steps=time_steps,
         inputs=inputs,
+        lengths=lengths,
+        sort_rows=sort_rows,
         seed=seed,
     )
-    first = ours[0]
-    theirs = keras_subjects(
-        model,
-        first.fed,
-        provider=first.provider,
-        provider_options=first.provider_options,
-        threads=first.threads,
-        time_steps=first.time_steps,
-    )
-    return (*(dataclasses.replace(subject, inputs=first.inputs) for subject in theirs), *ours)
+    firsts = {subject.batch: subject for subject in reversed(ours) if subject.model == ours[0].model}
+    return (*_theirs(load(model).model, [firsts[rows] for rows in sorted(firsts, key=_place(ours))]), *ours)
+
+
+def _place(subjects: Sequence[Subject]) -> Callable[[int], int]:
+    """Where the first subject of a batch stands."""
+    batches = [subject.batch for subject in subjects]
+    return batches.index
 
 
 def keras_subjects(
@@ -94,20 +98,48 @@ def keras_subjects(
 
     Raises what loading the model raises; what Keras or onnxruntime raise later becomes the subject's error.
     """
-    model = load(model).model
     first = flatten(inputs)[0]
-    batch = len(first) if first.ndim else 1
-    facts: dict[str, Any] = {"batch": batch, "time_steps": time_steps, "fed": inputs}
-    return (
-        Subject(name=KERAS_PREDICT, call=_predict(model, inputs, batch), provider="tensorflow", **facts),
-        _export(model, inputs, provider, provider_options or {}, threads or 0, facts),
+    like = Subject(
+        name="",
+        call=None,
+        fed=inputs,
+        feeds=(inputs,),
+        provider=provider,
+        provider_options=provider_options or {},
+        threads=threads,
+        batch=len(first) if first.ndim else 1,
+        time_steps=time_steps,
     )
+    predict, export = _theirs(load(model).model, [like])
+    return predict, export
 
 
-def _predict(model: Any, inputs: Any, batch: int) -> Callable[[], Any]:
+def _theirs(model: Any, likes: Sequence[Subject]) -> Iterator[Subject]:
+    """Keras's two subjects for each of `likes`: fed as it is, the export on its provider with its threads."""
+    # Removed when the last of them was made: a session has read its file then.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        for like in likes:
+            said = f", batch {like.batch}" if len(likes) > 1 else ""
+            facts: dict[str, Any] = {
+                name: getattr(like, name)
+                for name in ("fed", "feeds", "cycle", "batch", "time_steps", "inputs", "lengths")
+            }
+            yield Subject(
+                name=f"{KERAS_PREDICT}{said}",
+                model=KERAS_PREDICT,
+                call=calls_of(_predict(model, like.batch), like.feeds),
+                provider="tensorflow",
+                **facts,
+            )
+            facts |= {"name": f"{KERAS_EXPORT}{said}", "model": KERAS_EXPORT, "provider": like.provider}
+            yield _export(model, path, like, facts)
+
+
+def _predict(model: Any, batch: int) -> Callable[[Any], Any]:
     stateful = any(getattr(layer, "stateful", False) for layer in model._flatten_layers(include_self=False))
 
-    def call() -> Any:
+    def call(inputs: Any) -> Any:
         if stateful:
             reset_states(model)
         return model.predict(inputs, batch_size=batch, verbose=0)
@@ -115,32 +147,31 @@ def _predict(model: Any, inputs: Any, batch: int) -> Callable[[], Any]:
     return call
 
 
-def _export(
-    model: Any, inputs: Any, provider: str, options: Mapping[str, str], threads: int, facts: dict[str, Any]
-) -> Subject:
-    facts = {**facts, "name": KERAS_EXPORT, "provider": provider, "provider_options": options, "threads": threads}
+def _export(model: Any, path: Path, like: Subject, facts: dict[str, Any]) -> Subject:
+    """The subject that runs the file at `path`, which Keras writes unless it is there."""
+    threads = like.threads or 0
+    facts = {**facts, "provider_options": like.provider_options, "threads": threads}
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
+        if not path.exists():
             # Keras exports only models that were called; loading a file does not call its model.
-            model(keras.tree.map_structure(np.asarray, inputs), training=False)
+            model(keras.tree.map_structure(np.asarray, like.fed), training=False)
             reset_states(model)
             with _exporter():
                 model.export(path, format="onnx", verbose=False)
-            facts |= {"size_bytes": model_size_bytes(path), "file_sha256": file_sha256(path)}
-            choice = choose(provider, options)
-            session = open_session(
-                path,
-                provider=choice.names[0],
-                provider_options=options if choice.prefers_first else None,
-                threads=threads,
-                others=choice.names[1:],
-            )
-        feed = _feed(session, model, inputs)
+        facts |= {"size_bytes": model_size_bytes(path), "file_sha256": file_sha256(path)}
+        choice = choose(like.provider, like.provider_options)
+        session = open_session(
+            path,
+            provider=choice.names[0],
+            provider_options=like.provider_options if choice.prefers_first else None,
+            threads=threads,
+            others=choice.names[1:],
+        )
+        taken = [_feed(session, model, fed) for fed in like.feeds]
     except Exception as error:  # noqa: BLE001 - a rival that cannot do it has that as its result
         return Subject(call=None, error=error_text(error), **facts)
     names = [output.name for output in session.get_outputs()]
-    return Subject(call=lambda: session.run(names, feed), **facts)
+    return Subject(call=calls_of(lambda feed: session.run(names, feed), taken), **facts)
 
 
 def _feed(session: Any, model: Any, inputs: Any) -> dict[str, Any]:

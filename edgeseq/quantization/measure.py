@@ -31,10 +31,10 @@ from edgeseq.runtime.providers import open_session
 # search to some seconds a candidate. They are shared out to sessions opened anew: one session of a file can be 5 %
 # slower than another, because its weights lie elsewhere in memory, and the interval must hold that, too.
 _OPENINGS = 4
-_TIMING = Settings(min_runs=5, min_seconds=0.075, max_seconds=2.0, rounds=5, warm_up_max_seconds=0.15)
+_TIMING = Settings(min_runs=5, min_seconds=0.075, max_seconds=2.0, rounds=5, warm_up_max_seconds=0.15, precision=None)
 # Six rounds are the least that have an interval. What is slower in all of them, and by more than a disturbance makes,
 # needs no more.
-_GLANCE = Settings(min_runs=6, min_seconds=0.03, max_seconds=2.0, rounds=6, warm_up_max_seconds=0.1)
+_GLANCE = Settings(min_runs=6, min_seconds=0.03, max_seconds=2.0, rounds=6, warm_up_max_seconds=0.1, precision=None)
 _CLEARLY_SLOWER = 1.2
 
 

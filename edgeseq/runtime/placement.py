@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 from edgeseq.errors import PlacementRefused
 from edgeseq.runtime.partitions import read_partitions
 
-_EVENT = "_kernel_time"
+KERNEL_TIME = "_kernel_time"
+"""How the name of a node's event in a profile ends."""
 _FLOATS = ("float", "double", "bfloat")
 _SHOWN = 3
 
@@ -141,9 +142,9 @@ def read_profile(path: Path) -> tuple[PlacedNode, ...]:
     """The nodes in a profile that onnxruntime wrote, in the order they first ran."""
     found: dict[tuple[str, str, str], bool] = {}
     for event in json.loads(path.read_text(encoding="utf-8")):
-        if event.get("cat") != "Node" or not event["name"].endswith(_EVENT):
+        if event.get("cat") != "Node" or not event["name"].endswith(KERNEL_TIME):
             continue
-        name, arguments = event["name"].removesuffix(_EVENT), event["args"]
+        name, arguments = event["name"].removesuffix(KERNEL_TIME), event["args"]
         # Nodes without a name are numbered anew in each subgraph, so that two may share theirs.
         key = name, arguments["op_name"], arguments["provider"]
         found[key] = found.get(key, False) or _floating(arguments)
@@ -184,10 +185,11 @@ def check_strict(placement: Placement) -> None:
 def layer_of(name: str) -> str:
     """Name of the layer in a node's name, which is its scope; empty where there is none.
 
-    onnxruntime puts ``fused `` before the name of a node that it fused, and its transformer's name behind.
+    Files of edgeseq's tell the recurrent layers; all other nodes are called ``node/...``. onnxruntime puts ``fused ``
+    before the name of a node that it fused, and its transformer's name behind.
     """
     scope, slash, _ = name.removeprefix("fused ").partition("/")
-    return scope if slash else ""
+    return scope if slash and scope != "node" else ""
 
 
 def _floating(arguments: Mapping[str, Any]) -> bool:

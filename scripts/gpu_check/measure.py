@@ -161,6 +161,7 @@ def _run(subjects: Sequence[Subject], seconds: float) -> BenchmarkRun:
     calls = int(seconds * (1 - _WARM_UP_SHARE) / total) if total else _MOST_CALLS
     calls = min(max(calls, _LEAST_CALLS), _MOST_CALLS)
     settings = Settings(
+        precision=None,
         min_runs=calls,
         min_seconds=0.0,
         max_seconds=max(2 * seconds, 1.0),

@@ -10,6 +10,20 @@ import numpy as np
 import pytest
 
 from edgeseq.bench.baseline import compare_to_baseline
+from edgeseq.bench.lengths import LengthFacts
+from edgeseq.bench.machine import Machine
+from edgeseq.bench.noise import Disturbance
+
+LENGTHS = LengthFacts(
+    source="reviews.npy", sha256="ab" * 32, sequences=9, shortest=1, median=2, longest=3, inputs=9, density=1.0
+)
+
+
+OTHER_MACHINE = Machine(cpu_model="Another", cores=2, cpu_features=(), architecture="x86_64", system="Linux")
+
+
+def probed(*levels: float) -> Disturbance:
+    return Disturbance(probe_ns=levels, other_cpu_share=None, stolen_share=None, involuntary_switches=None)
 
 
 def rounds(p50_ms: float, seed: int, spread: float = 0.01) -> tuple[float, ...]:
@@ -71,6 +85,7 @@ def test_a_subject_that_fails_now_is_a_regression(make_run: Any, make_result: An
         ({"time_steps": 10}, "time_steps was 250"),
         ({"round_p50_ns": (1.0, 2.0)}, "2 rounds are too few"),
         ({"name": "other"}, "not in the baseline"),
+        ({"lengths": LENGTHS}, "the file of lengths was none in the baseline and is reviews.npy abababab now"),
     ],
 )
 def test_what_cannot_be_compared_is_said_and_is_no_pass(
@@ -97,7 +112,7 @@ def test_other_machines_and_versions_are_told(make_run: Any, make_result: Any) -
         versions={"edgeseq": "0.2.0", "numpy": "2.0", "onnxruntime": "1.31.1"},
     )
     warnings = compare_to_baseline(moved, then).warnings
-    assert "Another" in warnings[0]
+    assert "cpu_model Another now, Some Processor then" in warnings[0]
     assert warnings[1:] == (
         "edgeseq was 0.1.0 in the baseline and is 0.2.0 now",
         "numpy was absent in the baseline and is 2.0 now",
@@ -107,3 +122,70 @@ def test_other_machines_and_versions_are_told(make_run: Any, make_result: Any) -
 def test_a_comparison_is_json(make_run: Any, make_result: Any) -> None:
     comparison = compare_to_baseline(make_run(make_result()), make_run(make_result()))
     assert json.loads(json.dumps(dataclasses.asdict(comparison)))["margin"] == 0.05
+
+
+def test_a_machine_that_is_slower_makes_no_model_slower(make_run: Any, make_result: Any) -> None:
+    then = make_run(make_result(round_p50_ns=rounds(1.0, 1)), disturbance=probed(*rounds(2.0, 3)))
+    now = make_run(make_result(round_p50_ns=rounds(1.2, 2)), disturbance=probed(*rounds(2.4, 4)))
+    [row] = compare_to_baseline(now, then).rows
+    assert (row.verdict, row.regression) == ("no difference", False)
+    assert "in units of the machine's own speed" in row.reason
+    assert row.reason.endswith("it is the machine that was slower now")
+    assert row.ratio is not None
+    assert row.ratio.value == pytest.approx(1.2, abs=0.02)  # the times' own ratio is still told
+    [row] = compare_to_baseline(then, now).rows
+    assert row.verdict == "no difference"
+    assert row.reason.endswith("it is the machine that was faster now")
+
+
+def test_a_model_that_is_slower_on_a_machine_that_is_not_is_found(make_run: Any, make_result: Any) -> None:
+    then = make_run(make_result(round_p50_ns=rounds(1.0, 1)), disturbance=probed(*rounds(2.0, 3)))
+    now = make_run(make_result(round_p50_ns=rounds(1.1, 2)), disturbance=probed(*rounds(2.0, 4)))
+    [row] = compare_to_baseline(now, then).rows
+    assert (row.verdict, row.regression) == ("slower", True)
+    assert "1.10" in row.reason.split(";")[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"disturbance": None},
+        {"disturbance": probed(2.4e6)},
+        {"versions": {"edgeseq": "0.1.0", "onnxruntime": "1.31.1", "numpy": "3.0"}},
+        {"machine": OTHER_MACHINE},
+    ],
+)
+def test_a_probe_that_cannot_be_compared_decides_nothing(
+    make_run: Any, make_result: Any, change: dict[str, Any]
+) -> None:
+    then = make_run(make_result(round_p50_ns=rounds(1.0, 1)), disturbance=probed(*rounds(2.0, 3)))
+    now = make_run(make_result(round_p50_ns=rounds(1.2, 2)), **{"disturbance": probed(*rounds(2.4, 4)), **change})
+    [row] = compare_to_baseline(now, then).rows
+    assert row.verdict == "slower"
+    assert "own speed" not in row.reason
+
+
+def test_whether_it_is_the_same_file_is_said(make_run: Any, make_result: Any) -> None:
+    [same] = compare_to_baseline(make_run(make_result()), make_run(make_result())).rows
+    assert "by the same file" in same.reason
+    [other] = compare_to_baseline(make_run(make_result(file_sha256="cd" * 32)), make_run(make_result())).rows
+    assert other.verdict == "no difference"
+    assert "same file" not in other.reason
+
+
+def test_runs_on_a_noisy_machine_and_other_scenarios_are_told(make_run: Any, make_result: Any) -> None:
+    noisy = make_run(make_result(), disturbance=probed(*(1e6, 1.1e6) * 10), stopped="precise", scenario="offline")
+    calm = make_run(make_result(), disturbance=probed(*(1e6,) * 20), stopped="precise")
+    scenario, speed = compare_to_baseline(noisy, calm).warnings
+    assert "the scenario was single in the baseline and is offline now" in scenario
+    assert speed == "the machine's own speed varied by 10% between rounds now"
+    assert compare_to_baseline(calm, dataclasses.replace(noisy, scenario="single")).warnings == (
+        "the machine's own speed varied by 10% between rounds in the baseline",
+    )
+
+
+def test_what_an_older_file_does_not_tell_of_its_machine_is_no_difference(make_run: Any, make_result: Any) -> None:
+    now, then = make_run(make_result()), make_run(make_result())
+    told = dataclasses.replace(now, machine=dataclasses.replace(now.machine, caches={"L2": 1}, cpu_limit=1.5))
+    assert compare_to_baseline(told, then).warnings == ()
+    assert compare_to_baseline(then, told).warnings == ()

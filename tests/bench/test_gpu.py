@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgeseq.bench.gpu import driver_version, library_versions
+from edgeseq.bench.gpu import driver_version, library_versions, on_gpu
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,8 @@ def test_what_does_not_tell_is_left_out() -> None:
     assert library_versions(["libcudart.so.12"], load) == {}
     LIBRARIES["libcudnn.so.8"] = Library()
     assert library_versions(["libcudnn.so.8", "libcudart.so.13"], load) == {"CUDA runtime": "13.2"}
+
+
+def test_what_runs_on_a_gpu() -> None:
+    named = ("cpu", "cuda", "tensorrt", "CUDAExecutionProvider", "torch, cuda", "openvino")
+    assert [on_gpu(provider) for provider in named] == [False, True, True, True, True, False]

@@ -17,7 +17,7 @@ from edgeseq.errors import MissingInput, WrongUsage
 
 # One float32 model by two libraries: sums are taken in another order.
 TOLERANCE = 1e-5
-QUICK = Settings(min_runs=11, min_seconds=0.0, rounds=11, warm_up_max_seconds=0.0)
+QUICK = Settings(min_runs=11, min_seconds=0.0, rounds=11, precision=None, warm_up_max_seconds=0.0)
 
 
 def reviews(cell: str, **options: Any) -> Any:
@@ -135,6 +135,45 @@ def test_side_by_side_feeds_all_the_same(make_lstm: Any) -> None:
     # The file has weights of its own: that it is another model shows in its answers.
     assert run["lstm.onnx"].max_abs is not None
     assert run["lstm.onnx"].max_abs > 0.01
+
+
+def test_several_batches_have_a_pair_of_keras_subjects_each(make_lstm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(4)])
+    exported: list[Any] = []
+    real = type(model).export
+    monkeypatch.setattr(
+        type(model), "export", lambda self, path, **rest: (exported.append(path), real(self, path, **rest))
+    )
+    subjects = side_by_side(model, [make_lstm()], batch=[32, 2], threads=[2, 1], time_steps=5)
+    assert [(subject.name, subject.model, subject.batch, subject.threads) for subject in subjects[:4]] == [
+        ("Keras predict, batch 32", "Keras predict", 32, None),
+        ("Keras export, batch 32", "Keras export", 32, 2),
+        ("Keras predict, batch 2", "Keras predict", 2, None),
+        ("Keras export, batch 2", "Keras export", 2, 2),
+    ]
+    assert len(subjects) == 8
+    assert len(exported) == 1
+    for subject in subjects:
+        assert subject.call is not None
+        assert flatten(subject.call())[0].shape == (subject.batch, 4)
+
+
+def test_keras_is_fed_the_same_cycle(make_lstm: Any, tmp_path: Path) -> None:
+    (tmp_path / "lengths.txt").write_text("2\n5\n9\n")
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(4)])
+    predict, export, ours = side_by_side(model, [make_lstm()], batch=2, lengths=tmp_path / "lengths.txt")
+    assert predict.cycle == export.cycle == ours.cycle == 3
+    assert predict.lengths == export.lengths == ours.lengths
+    assert predict.call is not None
+    assert export.call is not None
+    for fed in ours.feeds:
+        expected = flatten(model(fed).numpy())
+        for subject in (predict, export):
+            difference, _ = compare_answers(flatten(subject.call()), expected)
+            assert difference is not None
+            assert difference <= TOLERANCE
 
 
 def test_wrong_calls_are_errors_not_results(tmp_path: Path, make_lstm: Any) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from edgeseq.bench.baseline import compare_to_baseline
+from edgeseq.bench.energy import Energy
+from edgeseq.bench.noise import Disturbance, Stability
 from edgeseq.bench.record import BenchmarkRun, SubjectRatio, check_run_output, read_run, speedup, write_run
 from edgeseq.bench.stats import Interval, Ratio
 from edgeseq.cli.documents import ComparedRun
@@ -133,3 +135,65 @@ def test_results_are_written_as_json_and_never_over_what_is_read(
     (tmp_path / "old.json").write_text("mine")
     with pytest.raises(WrongUsage, match="also what is read"):
         check_run_output(tmp_path / "old.json", overwrite=True, sources=[tmp_path / "old.json"])
+
+
+def test_a_file_of_before_there_was_a_precision_is_read_as_one_without(run: BenchmarkRun, tmp_path: Path) -> None:
+    document = json.loads(run.to_json())
+    for name in ("percentile", "precision"):
+        del document["settings"][name]
+    for name in ("scenario", "stopped", "disturbance", "warnings"):
+        del document[name]
+    for name in ("memory_bytes", "caches", "cpu_governor", "cpu_limit", "gpus"):
+        del document["machine"][name]
+    for result in document["results"]:
+        for name in (
+            *("model", "p999_ns", "p999_interval_ns", "lengths", "stability", "energy"),
+            *("cold_start", "layers", "server"),
+        ):
+            del result[name]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(document))
+    old = read_run(path)
+    assert old.settings.precision is None
+    assert (old.stopped, old.disturbance, old.warnings) == ("", None, ())
+    assert old["model.onnx"].p50_ns == run["model.onnx"].p50_ns
+    assert old["model.onnx"].stability is None
+
+
+def test_what_is_new_survives_its_file(make_run: Any, make_result: Any, tmp_path: Path) -> None:
+    result = make_result(
+        model="model.onnx",
+        p999_ns=9,
+        stability=Stability(
+            drift=0.01, drift_is_certain=False, outliers=3, longest_ns=7, rounds_spread=0.1, design_effect=4.0
+        ),
+        energy=(Energy(counter="package-0", microjoules_per_call=1.5, watts=2.0),),
+    )
+    disturbance = Disturbance(probe_ns=(1.0, 2.0), other_cpu_share=0.1, stolen_share=None, involuntary_switches=4)
+    run = make_run(result, scenario="offline", stopped="precise", disturbance=disturbance, warnings=("busy",))
+    write_run(run, tmp_path / "results.json")
+    assert read_run(tmp_path / "results.json") == run
+
+
+def test_calls_of_different_batches_are_not_held_against_each_other(make_run: Any, make_result: Any) -> None:
+    single, rival = make_result("single"), make_result("rival", 2.0)
+    many, rival_many, lone = (make_result(name, 9.0, batch=32) for name in ("many", "rival many", "lone"))
+    assert speedup(many, single) is None
+    run = make_run(single, many, rival, rival_many, dataclasses.replace(lone, batch=8))
+    assert run.references == ("single", "many")
+    assert [run.reference_of(result).name for result in run.results] == ["single", "many", "single", "many", "lone"]
+
+
+def test_kerass_subjects_are_the_references_of_their_batch(make_run: Any, make_result: Any) -> None:
+    run = make_run(
+        make_result("Keras predict"),
+        make_result("model.onnx"),
+        make_result("Keras export"),
+        make_result("a", batch=8),
+        make_result("b", batch=8),
+    )
+    assert run.references == ("Keras predict", "Keras export", "a")
+
+
+def test_a_sweep_of_one_model_has_its_first_result_as_its_reference(make_run: Any, make_result: Any) -> None:
+    assert make_run(make_result("a"), make_result("a, batch 8", batch=8)).references == ("a",)

@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 
+from edgeseq.bench.cold import ColdStart
+from edgeseq.bench.energy import Energy
+from edgeseq.bench.layers import LayerTime
+from edgeseq.bench.lengths import LengthFacts
+from edgeseq.bench.noise import Disturbance
 from edgeseq.bench.record import write_run
 from edgeseq.bench.report import Section, save_picture, write_report
+from edgeseq.bench.sample import Settings
+from edgeseq.bench.server import RateTrial, Served
+from edgeseq.bench.stats import Interval
 from edgeseq.errors import InvalidFile, MissingInput, OutputExists, WrongUsage
 
 PNG = base64.b64decode(
@@ -28,11 +36,13 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.tags: list[str] = []
         self.words = ""
+        self.said: list[str] = []
         self._cell = False
         self.feed(self.html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.said += [value or "" for name, value in attrs if name == "alt"]
         self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "poster")]
         if tag == "tr":
             self.rows.append([])
@@ -88,7 +98,7 @@ def test_the_table_holds_the_figures(run: Any, tmp_path: Path) -> None:
     assert small[5] == "90.0 × 90.0 to 90.0"
     assert small[6] == "2.40 × 2.40 to 2.40"
     assert "small.onnx is 90.0 × as fast as Keras predict, 95 % interval 90.0 to 90.0." in page.words
-    assert "Batch 1, 250 time steps." in page.words
+    assert "Batch 1, 250 time steps, inputs golden." in page.words
     assert "Some Processor, 2 cores" in page.words
 
 
@@ -122,7 +132,7 @@ def test_a_run_in_which_nothing_was_measured_still_has_its_page(
     failed = make_result(error="Fail", round_p50_ns=(), distribution_ns=(), warm_up=None)
     write_report([make_run(failed)], tmp_path / "report.html")
     assert "img" not in Page(tmp_path / "report.html").tags
-    with pytest.raises(WrongUsage, match="nothing to draw"):
+    with pytest.raises(WrongUsage, match="nothing in this run has a measured time"):
         save_picture(make_run(failed), tmp_path / "bars.png")
 
 
@@ -130,8 +140,8 @@ def test_the_page_needs_nothing_from_outside(run: Any, tmp_path: Path) -> None:
     (tmp_path / "curve.png").write_bytes(PNG)
     write_report([run], tmp_path / "report.html", after=[Section(title="Curves", picture=tmp_path / "curve.png")])
     page = Page(tmp_path / "report.html")
-    # Two drawings, each light and dark, and the picture.
-    assert len(page.links) == 5
+    # Five drawings (medians, speed, distributions, sizes, drift), each light and dark, and the picture.
+    assert len(page.links) == 11
     assert all(link.startswith(("data:image/svg+xml;base64,", "data:image/png;base64,")) for link in page.links)
     assert "http" not in page.html.lower()
     assert "url(" not in page.html
@@ -209,7 +219,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is(run: Any, tmp_path
     assert not (tmp_path / "new.html").exists()
 
 
-@pytest.mark.parametrize("kind", ["bars", "distribution"])
+@pytest.mark.parametrize("kind", ["bars", "distribution", "speed", "trade-off", "drift"])
 def test_pictures_are_files_too(run: Any, tmp_path: Path, kind: str) -> None:
     save_picture(run, tmp_path / "a.png", kind=kind)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -238,3 +248,149 @@ def test_a_report_is_html_and_never_over_what_it_reads(make_run: Any, make_resul
     with pytest.raises(WrongUsage, match="also what is read"):
         write_report([tmp_path / "results.json"], tmp_path / "results.json", overwrite=True)
     assert (tmp_path / "results.json").read_bytes() == before
+
+
+def heads(page: Page) -> list[str]:
+    return [" ".join(cell.split()) for cell in page.rows[0]]
+
+
+def test_columns_without_a_figure_are_left_out_and_why_is_said(make_run: Any, make_result: Any, tmp_path: Path) -> None:
+    one = make_result("a.onnx", size_bytes=None)
+    write_report([make_run(one)], tmp_path / "one.html")
+    page = Page(tmp_path / "one.html")
+    assert heads(page) == ["", "p50", "p90"]
+    assert "p99 needs 662 calls, p99.9 needs 6,636 calls" not in page.words  # 800 calls are enough for p99
+    assert "Not given: p99.9 needs 6,636 calls of a subject; the most here is 800." in page.words
+    known = make_result("b.onnx", 2.0, count=9000, p99_ns=3_000_000, p99_interval_ns=Interval(low=2.9e6, high=3.1e6))
+    write_report([make_run(make_result("a.onnx", count=500), known)], tmp_path / "two.html")
+    page = Page(tmp_path / "two.html")
+    assert heads(page)[:6] == ["", "Size", "Difference", "p50", "p90", "p99"]
+    assert page.row("a.onnx")[5] == "– needs 662 calls, has 500"
+    assert page.row("b.onnx")[5] == "3.00 ms 2.90 to 3.10 ms"
+
+
+def test_energy_and_notes_and_warnings(make_run: Any, make_result: Any, tmp_path: Path) -> None:
+    energy = (Energy(counter="package-0", microjoules_per_call=15_100.0, watts=21.3),)
+    run = make_run(
+        make_result("a.onnx", energy=energy, notes=("2 nodes ran <elsewhere>",)),
+        make_result("b.onnx"),
+        warnings=("the machine was busy",),
+    )
+    write_report([run], tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    column = heads(page).index("Energy, package-0")
+    assert page.row("a.onnx")[column] == "15.1 mJ a call, at 21.3 W"
+    assert page.row("b.onnx")[column] == "–"
+    assert "a.onnx: 2 nodes ran <elsewhere>" in page.words
+    assert '<div class="care" role="note"><h3>Read with care</h3><ul><li>the machine was busy</li>' in page.html
+    assert page.html.index("the machine was busy") < page.html.index("<table>")
+
+
+def test_a_sweep_names_its_best_and_holds_each_batch_against_itself(
+    make_run: Any, make_result: Any, tmp_path: Path
+) -> None:
+    results = [
+        make_result(f"{model}, batch {batch}", ms * batch**0.5, model=model, batch=batch,
+                    throughput_per_s=1e3 * batch**0.5 / ms)
+        for model, ms in (("a", 1.0), ("b", 0.5)) for batch in (1, 4, 16)
+    ]  # fmt: skip
+    write_report([make_run(*results, scenario="offline")], tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    assert heads(page) == ["", "Size", "Difference", "p50", "p90", "Speed against a", "Rows a second"]
+    assert page.row("b, batch 4")[5] == "2.00 × 2.00 to 2.00"
+    assert page.row("a")[1:] == ["1,000/s", "2,000/s", "4,000/s"]
+    assert "Most rows a second: 8,000/s by b at batch 16." in page.words
+    assert "<b>8,000/s</b></span></td>" in page.html
+    assert "Batch 1, 4 and 16, 250 time steps, 1 thread, all rows there at once" in page.words
+
+
+def test_layers_cold_start_and_server_have_tables(make_run: Any, make_result: Any, tmp_path: Path) -> None:
+    layers = (
+        LayerTime(layer="lstm", op_types=("LSTM", "Squeeze"), provider="CPUExecutionProvider", mean_ns=7e5, share=0.7),
+    )
+    cold = ColdStart(
+        processes=10, import_ns=90_000_000, open_ns=20_000_000, first_run_ns=3_000_000, total_ns=163_000_000,
+        total_interval_ns=Interval(low=160e6, high=170e6), imported_bytes=41_000_000, opened_bytes=47_000_000,
+        steady_bytes=52_000_000, peak_bytes=None, calls=50,
+    )  # fmt: skip
+    tried = RateTrial(
+        rate_per_s=800.0, queries=600, p50_ns=1_000_000, p50_interval_ns=None, p90_ns=2_000_000, p90_interval_ns=None,
+        p99_ns=None, p99_interval_ns=None, within_deadline=0.995, busy=0.5, met=None,
+    )  # fmt: skip
+    served = Served(
+        deadline_ns=5_000_000, at_rate=tried, highest_rate_per_s=700.0, trials=(), service_ns=7e5, searched="found"
+    )
+    run = make_run(make_result("a.onnx", layers=layers, cold_start=cold, server=served), scenario="server")
+    write_report([run], tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    assert page.row("lstm")[1:] == ["700 µs", "70.0 %", "LSTM, Squeeze", "CPU"]
+    assert page.row("outside of nodes")[2] == "30.0 %"
+    [row] = [row for row in page.rows if "163 ms" in "".join(row)]
+    assert [" ".join(cell.split()) for cell in row][1:] == [
+        "163 ms 160 to 170 ms", "90.0 ms", "20.0 ms", "3.00 ms", "41.0 MB", "47.0 MB", "52.0 MB", "–",
+    ]  # fmt: skip
+    assert page.row("a.onnx, 800/s")[1:] == [
+        "600", "1.00 ms", "2.00 ms", "– needs 662 queries", "50.0 %", "99.50%", "not known",
+    ]  # fmt: skip
+    assert "a.onnx keeps p99 within 5.00 ms up to 700/s queries." in page.words
+
+
+def test_the_method_tells_how_it_ended_and_what_the_machine_did(
+    make_run: Any, make_result: Any, tmp_path: Path
+) -> None:
+    lengths = LengthFacts(
+        source="reviews.txt", sha256="cd" * 32, sequences=25000, shortest=12, median=174, longest=250, inputs=40,
+        density=0.713,
+    )  # fmt: skip
+    run = make_run(
+        make_result(lengths=lengths),
+        stopped="limit",
+        settings=Settings(precision=0.02, percentile=0.99),
+        disturbance=Disturbance(probe_ns=(1e5, 1.2e5), other_cpu_share=0.35, stolen_share=0.02, involuntary_switches=7),
+    )
+    write_report([run], tmp_path / "report.html")
+    words = Page(tmp_path / "report.html").words
+    assert (
+        "Lengths of reviews.txt: 12 to 250 steps, median 174, 40 inputs in turn, 71.3% of their steps valid." in words
+    )
+    assert "the time was up before every interval was narrow enough" in words
+    assert "until the 95 % interval of p99 is at most 2 % wide, for every subject" in words
+    assert (
+        "the same arithmetic took 100 µs to 120 µs; other processes kept 0.35 cores busy; "
+        "the host took 2.0% of the time; interrupted 7 times"
+    ) in words
+    assert "<dt>Ended</dt>" in Page(tmp_path / "report.html").html
+    older = make_run(make_result(), settings=Settings(precision=None))
+    write_report([older], tmp_path / "older.html")
+    page = Page(tmp_path / "older.html")
+    for name in ("Precision", "Ended", "Disturbance", "Lengths", "GPUs"):
+        assert f"<dt>{name}</dt>" not in page.html
+
+
+def test_pictures_say_what_they_show(run: Any, tmp_path: Path) -> None:
+    write_report([run], tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    assert page.said[0] == page.said[1]
+    assert page.said[0].startswith("Median time of a call, fastest first: small.onnx 550 µs; model.onnx 1.10 ms")
+    assert page.html.count('<img class="light"') == page.html.count('<img class="dark"') == 5
+
+
+def test_several_systems_have_one_picture_and_failures_their_reason(
+    make_run: Any, make_result: Any, tmp_path: Path
+) -> None:
+    failed = {"error": "no Loop", "round_p50_ns": (), "distribution_ns": (), "throughput_per_s": None}
+    for name, changes in (("imdb", {}), ("frames", failed)):
+        names = (("OpenVINO", 2.0, {}), ("LiteRT", 3.0, changes), ("edgeseq fp32", 1.0, {}))
+        write_run(make_run(*(make_result(n, ms, **kw) for n, ms, kw in names)), tmp_path / f"{name}.json")
+    write_report([tmp_path / "imdb.json", tmp_path / "frames.json"], tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    assert "<h2>All together: batch 1, 1 thread</h2>" in page.html
+    assert page.row("imdb")[1:] == ["OpenVINO", "2.00 × 2.00 to 2.00"]
+    assert ["LiteRT", "frames", "no Loop"] in [[" ".join(cell.split()) for cell in row] for row in page.rows]
+    assert "edgeseq fp32 is 2.00 × as fast as the best rival of each system" in page.said[0]
+
+
+def test_the_same_results_make_the_same_page(run: Any, tmp_path: Path) -> None:
+    for name in ("a.html", "b.html"):
+        write_report([run], tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,15 @@ import numpy as np
 import pytest
 
 import edgeseq
-from edgeseq.bench import Settings, Subject, file_subjects, run_benchmark
-from edgeseq.errors import InputMismatch, MissingInput, WrongUsage
+from edgeseq.bench import Settings, Subject, extras, file_subjects, noise, read_run, run_benchmark, write_run
+from edgeseq.bench import run as running
+from edgeseq.bench.energy import Meter
+from edgeseq.bench.extras import ServerSettings
+from edgeseq.bench.stats import Interval
+from edgeseq.errors import EdgeseqError, InputMismatch, MissingInput, WrongUsage
 
 MS = 1_000_000
-QUICK = Settings(min_runs=11, min_seconds=0.0, rounds=11, warm_up_max_seconds=0.0)
+QUICK = Settings(min_runs=11, min_seconds=0.0, rounds=11, warm_up_max_seconds=0.0, precision=None)
 
 
 def test_figures_of_a_run(ticking_clock: Any) -> None:
@@ -59,7 +65,7 @@ def test_percentiles_are_mlperfs_and_the_distribution_agrees(ticking_clock: Any)
     def call() -> None:
         ticking_clock.now += next(costs)
 
-    settings = Settings(min_runs=100, min_seconds=0.0, rounds=1, warm_up_max_seconds=0.0)
+    settings = Settings(min_runs=100, min_seconds=0.0, rounds=1, warm_up_max_seconds=0.0, precision=None)
     result = run_benchmark([Subject(name="a", call=call)], settings=settings, clock=ticking_clock)["a"]
     # One call for the answer, one to warm up, one untimed: the timed ones are 2..100 and 1 ms.
     assert result.p50_ns == 51 * MS + 50
@@ -201,3 +207,209 @@ def test_inputs_of_our_choice_that_do_not_fit_are_a_result(make_embedding: Any) 
     # Made ids go up to 9: this table ends at 3.
     run = run_benchmark(file_subjects([make_embedding(rows=3)]), settings=QUICK)
     assert run.results[0].error is not None
+
+
+def test_every_batch_has_a_reference_of_its_own(ticking_clock: Any) -> None:
+    def subject(name: str, ms: int, answer: float, batch: int) -> Subject:
+        call = ticking_clock.working(ms * MS, np.full((batch, 1), answer))
+        return Subject(name=name, call=call, batch=batch, model=name.split(",")[0])
+
+    run = run_benchmark(
+        [
+            subject("a", 4, 1.0, 1),
+            subject("a, batch 8", 16, 2.0, 8),
+            subject("b", 2, 1.5, 1),
+            subject("b, batch 8", 4, 2.25, 8),
+        ],
+        settings=QUICK,
+        clock=ticking_clock,
+    )
+    assert [(ratio.name, ratio.reference) for ratio in run.ratios] == [("b", "a"), ("b, batch 8", "a, batch 8")]
+    assert [ratio.speedup.value for ratio in run.ratios] == pytest.approx([2.0, 4.0], rel=1e-3)
+    assert [(result.max_abs, result.answers) for result in run.results] == [
+        (None, "reference"), (None, "reference"), (0.5, "compared"), (0.25, "compared"),
+    ]  # fmt: skip
+    assert [result.model for result in run.results] == ["a", "a", "b", "b"]
+    assert run.scenario == "offline"
+    assert run["a, batch 8"].throughput_per_s == pytest.approx(500, rel=1e-3)
+
+
+def test_percentiles_need_their_calls_and_intervals_their_rounds(ticking_clock: Any) -> None:
+    def measured(runs: int, rounds: int) -> Any:
+        settings = Settings(
+            min_runs=runs, min_seconds=0.0, rounds=rounds, warm_up_max_seconds=0.0, precision=None, max_seconds=1e6
+        )
+        subject = Subject(name="a", call=ticking_clock.working(MS))
+        return run_benchmark([subject], settings=settings, clock=ticking_clock)["a"]
+
+    many = measured(6640, 8)
+    assert (many.p99_ns, many.p999_ns) == (MS + 50, MS + 50)
+    assert many.p999_interval_ns == Interval(low=MS + 50, high=MS + 50)
+    assert many.stability is not None
+    assert many.stability.design_effect == 1.0
+    fewer = measured(6630, 6)
+    assert fewer.p99_interval_ns is not None
+    assert (fewer.p999_ns, fewer.p999_interval_ns) == (None, None)
+    few_rounds = measured(700, 5)
+    assert few_rounds.p99_ns == MS + 50
+    assert (few_rounds.p50_interval_ns, few_rounds.p99_interval_ns, few_rounds.stability) == (None, None, None)
+
+
+def test_a_run_says_why_it_stopped_and_what_it_lacks(ticking_clock: Any) -> None:
+    costs = itertools.cycle([1] * 9 + [40] * 9)
+
+    def uneven() -> object:
+        ticking_clock.now += next(costs) * MS
+        return 0.0
+
+    settings = Settings(min_runs=12, min_seconds=0.0, rounds=12, warm_up_max_seconds=0.0, max_seconds=2.0)
+    run = run_benchmark([Subject(name="uneven", call=uneven)], settings=settings, clock=ticking_clock)
+    assert run.stopped == "limit"
+    assert any("time was up" in warning for warning in run.warnings)
+    assert any("interval of the median" in note for note in run["uneven"].notes)
+    steady = [Subject(name="steady", call=ticking_clock.working(MS))]
+    assert run_benchmark(steady, settings=settings, clock=ticking_clock).stopped == "precise"
+    assert run_benchmark(steady, settings=QUICK, clock=ticking_clock).stopped == "fixed"
+
+
+def test_a_run_knows_what_the_machine_did_besides(ticking_clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = itertools.cycle([1, 1, 1, 3, 3, 3])
+
+    def probe() -> Any:
+        # Six calls a round, the first of them untimed.
+        return lambda: ticking_clock.working(levels_of_round())()
+
+    calls = itertools.count()
+    level = [1]
+
+    def levels_of_round() -> int:
+        if next(calls) % 6 == 0:
+            level[0] = next(levels)
+        return level[0] * MS
+
+    monkeypatch.setattr(noise, "probe", probe)
+    run = run_benchmark([Subject(name="a", call=ticking_clock.working(MS))], settings=QUICK, clock=ticking_clock)
+    assert run.disturbance is not None
+    assert [time_ns // MS for time_ns in run.disturbance.probe_ns] == [1, 1, 1, 3, 3, 3, 1, 1, 1, 3, 3]
+    assert any("own speed varied by 200%" in warning for warning in run.warnings)
+
+
+def test_energy_is_told_for_each_subject(ticking_clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two microjoules a microsecond.
+    meter = Meter(name="package-0", read=lambda: ticking_clock.now // 500)
+    monkeypatch.setattr(running, "find_meters", lambda providers: (meter,) if set(providers) == {"cpu"} else ())
+    subjects = [Subject(name=name, call=ticking_clock.working(ms * MS)) for name, ms in (("a", 10), ("b", 30))]
+    run = run_benchmark(subjects, settings=QUICK, clock=ticking_clock)
+    for result, millijoules in zip(run.results, (20, 60), strict=True):
+        [energy] = result.energy
+        assert energy.counter == "package-0"
+        assert energy.microjoules_per_call == pytest.approx(millijoules * 1000, rel=1e-3)
+        assert energy.watts == pytest.approx(2.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("ways", "scenario"),
+    [
+        ([("a", 1, 1), ("b", 1, 1)], "single"),
+        ([("a", 8, 1), ("b", 8, 1)], "batch"),
+        ([("a", 1, 1), ("a", 8, 1)], "offline"),
+        ([("a", 1, 1), ("a", 1, 0)], "offline"),
+    ],
+)
+def test_the_scenario_is_told_from_the_subjects(
+    ticking_clock: Any, ways: list[tuple[str, int, int]], scenario: str
+) -> None:
+    subjects = [
+        Subject(name=str(way), call=ticking_clock.working(MS), model=way[0], batch=way[1], threads=way[2])
+        for way in ways
+    ]
+    assert run_benchmark(subjects, settings=QUICK, clock=ticking_clock).scenario == scenario
+    assert run_benchmark(subjects, settings=QUICK, clock=ticking_clock, scenario="batch").scenario == "batch"
+
+
+def test_a_scenario_that_is_none_is_refused(ticking_clock: Any) -> None:
+    subjects = [Subject(name="a", call=ticking_clock.working(MS))]
+    with pytest.raises(WrongUsage, match="no scenario 'multi'; there are: single"):
+        run_benchmark(subjects, scenario="multi")
+    with pytest.raises(WrongUsage, match="given together"):
+        run_benchmark(subjects, scenario="server")
+    with pytest.raises(WrongUsage, match="given together"):
+        run_benchmark(subjects, scenario="single", server=ServerSettings(rate_per_s=1.0))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({}, "a rate of queries, a deadline, or both"),
+        ({"rate_per_s": 0.0}, "rate_per_s must be above 0"),
+        ({"rate_per_s": float("nan")}, "rate_per_s"),
+        ({"deadline_ns": -1}, "deadline_ns"),
+        ({"deadline_ns": 1, "max_seconds": 0.0}, "max_seconds"),
+    ],
+)
+def test_server_settings_that_mean_nothing_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(WrongUsage, match=said):
+        ServerSettings(**wrong)
+
+
+def test_everything_at_once_of_a_real_file(make_lstm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = functools.partial(extras.measure_cold_starts, processes=1, calls=2)
+    monkeypatch.setattr(extras, "measure_cold_starts", quick)
+    asked = ServerSettings(rate_per_s=5000.0, max_seconds=0.3)
+    run = run_benchmark(
+        [*file_subjects([make_lstm()], batch=(1, 2), time_steps=3), Subject(name="no file", call=lambda: 0.0)],
+        settings=QUICK,
+        cold_start=True,
+        layers=True,
+        server=asked,
+    )
+    assert run.scenario == "server"
+    for result in run.results[:2]:
+        assert result.error is None
+        assert result.cold_start is not None
+        assert result.cold_start.total_ns > 0
+        assert any("LSTM" in layer.op_types for layer in result.layers)
+        assert result.server is not None
+        assert result.server.at_rate is not None
+    other = run["no file"]
+    assert (other.cold_start, other.layers) == (None, ())
+    assert other.server is not None
+    write_run(run, tmp_path / "results.json")
+    assert read_run(tmp_path / "results.json") == run
+
+
+def test_what_fails_besides_becomes_a_note_and_the_times_stand(
+    ticking_clock: Any, make_lstm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise EdgeseqError("no room left")
+
+    def starts(subjects: Any, *, failed: Any, **_: Any) -> Any:
+        for subject in subjects:
+            failed(subject, EdgeseqError("killed"))
+        return {}
+
+    monkeypatch.setattr(extras, "measure_cold_starts", starts)
+    monkeypatch.setattr(extras, "time_layers", broken)
+    monkeypatch.setattr(extras, "serve", broken)
+    asked = ServerSettings(rate_per_s=10.0)
+    result = edgeseq.benchmark(make_lstm(), settings=QUICK, cold_start=True, layers=True, server=asked)
+    assert result.count == 11
+    assert [note for note in result.notes if "no room" in note or "killed" in note] == [
+        "a fresh process could not run it: killed",
+        "it could not be profiled: no room left",
+        "the server scenario failed: no room left",
+    ]
+
+
+def test_rounds_of_a_subject_with_several_inputs_are_whole_cycles(ticking_clock: Any) -> None:
+    costs = itertools.cycle([1, 2, 9])
+
+    def call() -> object:
+        ticking_clock.now += next(costs) * MS
+        return 0.0
+
+    run = run_benchmark([Subject(name="a", call=call, cycle=3)], settings=QUICK, save_samples=True, clock=ticking_clock)
+    samples = run["a"].samples_ns
+    assert samples is not None
+    assert [sorted(block) for block in samples] == [[MS + 50, 2 * MS + 50, 9 * MS + 50]] * 11

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeseq.bench import stats
-from edgeseq.bench.stats import Interval, Ratio
+from edgeseq.bench.stats import Clustered, Interval, Ratio
 
 PERCENTILES = st.sampled_from([0.05, 0.25, 0.5, 0.9, 0.95, 0.99])
 
@@ -146,3 +147,100 @@ def test_an_independent_ratio_of_few_rounds_has_no_interval() -> None:
     assert stats.independent_ratio([3.0] * 20, [1.0] * 5) == Ratio(value=3.0, interval=None)
     with pytest.raises(ValueError, match="rounds on both sides"):
         stats.independent_ratio([], [1.0])
+
+
+def normal_rounds(random: np.random.Generator, rounds: int, calls: int, shift: float) -> list[np.ndarray]:
+    """Normal times whose rounds lie `shift` standard deviations apart."""
+    return list(random.normal(size=(rounds, calls)) + shift * random.normal(size=(rounds, 1)))
+
+
+def like_the_last(random: np.random.Generator, rounds: int, calls: int, likeness: float) -> list[np.ndarray]:
+    """An autoregressive series of order 1 with variance 1, cut into rounds."""
+    noise = random.normal(size=rounds * calls) * math.sqrt(1 - likeness**2)
+    times = np.array(list(itertools.accumulate(noise, lambda last, new: likeness * last + new)))
+    return list(times.reshape(rounds, calls))
+
+
+@pytest.mark.parametrize("p", [0.5, 0.9])
+@pytest.mark.parametrize("kind", ["independent", "shifted", "autoregressive"])
+def test_a_clustered_interval_holds_the_true_percentile_about_as_often_as_it_says(kind: str, p: float) -> None:
+    random = np.random.default_rng(3)
+    make = {"autoregressive": lambda: like_the_last(random, 30, 40, 0.8)}.get(
+        kind, lambda: normal_rounds(random, 30, 40, 0.5 if kind == "shifted" else 0.0)
+    )
+    truth = statistics.NormalDist(0, math.sqrt(1.25) if kind == "shifted" else 1.0).inv_cdf(p)
+
+    def held(intervals: list[Interval | None]) -> float:
+        return statistics.mean(found is not None and found.low <= truth <= found.high for found in intervals)
+
+    drawn = [make() for _ in range(300)]
+    clustered = [stats.clustered_interval(rounds, p) for rounds in drawn]
+    # 95 %; 300 draws stray by 3.8 points (three standard deviations); what is unlike is never taken for more alike
+    # than chance, so that independent samples get a little more.
+    assert 0.91 <= held([found.interval for found in clustered if found is not None]) <= 0.995
+    as_independent = held([stats.percentile_interval(np.concatenate(rounds), p) for rounds in drawn])
+    effect = statistics.median(found.design_effect for found in clustered if found is not None)
+    if kind == "independent":
+        assert effect < 1.3
+    else:
+        assert as_independent < 0.85
+        assert effect > 2
+
+
+def test_samples_as_even_as_chance_have_the_interval_of_independent_ones() -> None:
+    # Every round holds the same hundred times: shares differ by less than chance.
+    rounds = [list(range(100))] * 8
+    found = stats.clustered_interval(rounds, 0.5)
+    assert found is not None
+    assert found.design_effect == 1.0
+    assert found.interval == stats.percentile_interval(list(range(100)) * 8, 0.5)
+
+
+def test_rounds_of_one_value_each_are_worth_a_call_each() -> None:
+    # Twenty levels, forty equal calls of each: the median is as well known as from twenty calls, or a little worse,
+    # since their variance is an estimate: Student's t for 19 degrees of freedom is 2.093, so 20 x (1.96 / 2.093)^2 = 17
+    # independent calls, less the factor 20 / 19; their ranks are 4 and 13 (binomial, n = 16).
+    rounds = [[level] * 40 for level in range(20)]
+    found = stats.clustered_interval(rounds, 0.5)
+    assert found is not None
+    assert 800 / found.design_effect == pytest.approx(20 * 19 / 20 * (1.96 / 2.093) ** 2, rel=0.01)
+    assert stats.interval_ranks(16, 0.5) == (4, 13)
+    assert found.interval == Interval(low=4.0, high=15.0)
+
+
+def test_ties_of_a_coarse_clock_are_not_taken_for_likeness() -> None:
+    random = np.random.default_rng(5)
+    drawn = [[np.floor(random.normal(12, 0.7, 50)) for _ in range(20)] for _ in range(50)]
+    found = [stats.clustered_interval(rounds, 0.5) for rounds in drawn]
+    assert statistics.mean(one.design_effect for one in found if one is not None) < 1.3
+    same = stats.clustered_interval([[7] * 10] * 20, 0.5)
+    assert same == Clustered(interval=Interval(low=7.0, high=7.0), design_effect=1.0)
+
+
+def test_few_rounds_tell_no_clustered_interval() -> None:
+    assert stats.clustered_interval([list(range(100))] * 5, 0.5) is None
+    assert stats.clustered_interval([], 0.5) is None
+
+
+def test_calls_worth_too_few_have_no_interval_but_say_how_few() -> None:
+    found = stats.clustered_interval([[level] * 40 for level in range(20)], 0.99)
+    assert found is not None
+    assert found.interval is None
+    assert found.design_effect > 9
+
+
+def test_the_relative_width_is_that_of_the_interval() -> None:
+    rounds = [list(range(100, 200))] * 8
+    found = stats.clustered_interval(rounds, 0.5)
+    assert found is not None
+    assert found.interval is not None
+    assert stats.relative_width(rounds, 0.5) == (found.interval.high - found.interval.low) / 150
+    assert stats.relative_width(rounds, 0.999) is None
+    assert stats.relative_width(rounds[:5], 0.5) is None
+    assert stats.relative_width([[0] * 10] * 8, 0.5) == 0.0
+
+
+# Student's t at 97.5 % (any table).
+@pytest.mark.parametrize(("degrees", "t"), [(5, 2.571), (7, 2.365), (19, 2.093), (59, 2.001)])
+def test_students_t(degrees: int, t: float) -> None:
+    assert stats._student_quantile(degrees, 0.95) == pytest.approx(t, rel=2e-3)

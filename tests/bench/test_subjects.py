@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from edgeseq.bench.inputs import find_inputs
+from edgeseq.bench.lengths import read_lengths
 from edgeseq.bench.subjects import error_text, file_subject, file_subjects, model_size_bytes
 from edgeseq.errors import InputMismatch, MissingInput, ProviderUnavailable, WrongUsage
 from edgeseq.runtime import Model
@@ -88,6 +89,109 @@ def test_several_providers_are_named(make_lstm: Any) -> None:
     assert [subject.name for subject in subjects] == ["lstm.onnx (cpu)", "lstm.onnx (CPUExecutionProvider)"]
 
 
+def test_a_sweep_is_every_file_with_every_batch_and_number_of_threads(make_lstm: Any) -> None:
+    paths = [make_lstm("a.onnx"), make_lstm("b.onnx", seed=8)]
+    found = file_subjects(paths, batch=[1, 32], threads=[1, 0, None, 1], time_steps=5)
+    assert [subject.name for subject in found[:6]] == [
+        "a.onnx, batch 1, 1 thread",
+        "a.onnx, batch 1, all threads",
+        "a.onnx, batch 1, advised threads",
+        "a.onnx, batch 32, 1 thread",
+        "a.onnx, batch 32, all threads",
+        "a.onnx, batch 32, advised threads",
+    ]
+    assert [subject.threads for subject in found[:6]] == [1, 0, 1, 1, 0, 0]
+    assert [subject.model for subject in found] == ["a.onnx"] * 6 + ["b.onnx"] * 6
+    assert {subject.path for subject in found} == set(paths)
+    for subject in found:
+        assert subject.call is not None
+        assert np.shape(subject.call()) == (subject.batch, 4)
+        assert (subject.cycle, subject.feeds[0] is subject.fed) == (1, True)
+    for one, other in zip(found[:6], found[6:], strict=True):
+        np.testing.assert_array_equal(one.fed, other.fed)
+
+
+def test_one_setting_is_not_named(make_lstm: Any) -> None:
+    path = make_lstm()
+    assert [subject.name for subject in file_subjects([path], batch=[32])] == ["lstm.onnx"]
+    assert [subject.name for subject in file_subjects([path], batch=(1, 2))] == [
+        "lstm.onnx, batch 1",
+        "lstm.onnx, batch 2",
+    ]
+    [one, two] = file_subjects([path], threads=(1, 2), providers=["cpu"])
+    assert (one.name, two.name) == ("lstm.onnx, 1 thread", "lstm.onnx, 2 threads")
+    several = file_subjects([path], batch=(1, 2), providers=["cpu", "CPUExecutionProvider"])
+    assert [several[1].name, several[1].model] == ["lstm.onnx (cpu), batch 2", "lstm.onnx (cpu)"]
+
+
+def test_a_file_is_opened_once_for_each_number_of_threads(make_lstm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+
+    def open_one(path: Any, *, threads: Any, batch: Any, **rest: Any) -> Any:
+        opened.append((threads, batch))
+        return Model(path, threads=threads, batch=batch)
+
+    monkeypatch.setattr("edgeseq.bench.subjects.Model", open_one)
+    path = make_lstm()
+    file_subjects([path], batch=[1, 2, 32], threads=[1, 0])
+    assert opened == [(1, 1), (0, 1)]
+    opened.clear()
+    # It advises one thread below a batch of 8, and all from there on.
+    found = file_subjects([path], batch=[1, 2, 32, 64])
+    assert opened == [(None, 1), (0, 32)]
+    assert [subject.threads for subject in found] == [1, 1, 0, 0]
+
+
+def test_lengths_become_a_cycle_that_calls_go_through(make_lstm: Any, tmp_path: Path) -> None:
+    (tmp_path / "lengths.txt").write_text("2\n5\n9\n")
+    paths = [make_lstm("a.onnx"), make_lstm("b.onnx", seed=8)]
+    a, b = file_subjects(paths, lengths=tmp_path / "lengths.txt", batch=2)
+    assert a.cycle == len(a.feeds) == 3
+    assert a.lengths is not None
+    assert (a.lengths.source, a.lengths.longest, a.time_steps, a.batch) == ("lengths.txt", 9, 9, 2)
+    assert a.call is not None
+    expected = [Model(paths[0])(fed) for fed in a.feeds]
+    for answer in (*expected, *expected):
+        np.testing.assert_array_equal(a.call(), answer)
+    assert not np.array_equal(expected[0], expected[1])
+    for mine, other in zip(a.feeds, b.feeds, strict=True):
+        assert mine is other or np.array_equal(mine, other)
+    alone = file_subject(paths[0], lengths=tmp_path / "lengths.txt", batch=2)
+    assert alone.lengths == a.lengths
+
+
+def test_texts_are_read_once_for_files_that_take_the_same(
+    make_lstm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lengths.txt").write_text("2\n5\n9\n")
+    read: list[Any] = []
+
+    def counted(*arguments: Any) -> Any:
+        read.append(arguments)
+        return read_lengths(*arguments)
+
+    monkeypatch.setattr("edgeseq.bench.subjects.read_lengths", counted)
+    paths = [make_lstm("a.onnx"), make_lstm("b.onnx", seed=8)]
+    found = file_subjects(paths, lengths=tmp_path / "lengths.txt", batch=[1, 8], sort_rows=True)
+    assert len(read) == 1
+    assert [subject.batch for subject in found] == [1, 8, 1, 8]
+
+
+def test_what_does_not_go_together_is_refused(make_lstm: Any, tmp_path: Path) -> None:
+    path, x = make_lstm(), np.zeros((2, 5, 3), np.float32)
+    (tmp_path / "lengths.txt").write_text("2")
+    with pytest.raises(WrongUsage, match="give inputs or lengths"):
+        file_subjects([path], inputs=x, lengths=tmp_path / "lengths.txt")
+    with pytest.raises(WrongUsage, match="give lengths or time_steps"):
+        file_subjects([path], time_steps=3, lengths=tmp_path / "lengths.txt")
+    with pytest.raises(WrongUsage, match="got the batches 1, 32 besides"):
+        file_subjects([path], inputs=x, batch=[1, 32])
+    with pytest.raises(WrongUsage, match="at least one batch"):
+        file_subjects([path], batch=[])
+    with pytest.raises(WrongUsage, match="at least one number of threads"):
+        file_subjects([path], threads=[])
+
+
 def test_what_cannot_be_opened_is_an_error(make_lstm: Any, tmp_path: Path) -> None:
     with pytest.raises(MissingInput):
         file_subject(tmp_path / "none.onnx")
@@ -124,7 +228,9 @@ def test_a_text_that_looks_like_weights_outside_is_none(tmp_path: Path, make_lst
     assert model_size_bytes(path) == path.stat().st_size
 
 
-def test_an_engine_is_planned_for_what_is_measured(make_lstm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_planned_for_what_is_measured(
+    make_lstm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     planned: list[Any] = []
 
     def opened(path: Any, *, provider: str, ranges: Any, **_: Any) -> Any:
@@ -138,6 +244,11 @@ def test_an_engine_is_planned_for_what_is_measured(make_lstm: Any, monkeypatch: 
     subjects = file_subjects([first, second], providers=["tensorrt"])
     assert [subject.time_steps for subject in subjects] == [150, 150]
     assert [ranges["time"] for ranges in planned] == [(1, 150, 150)] * 2
+    planned.clear()
+    (tmp_path / "lengths.txt").write_text("3\n40\n")
+    file_subjects([second], providers=["tensorrt"], batch=[1, 4], lengths=tmp_path / "lengths.txt")
+    # One engine for all that is measured: the longest and the largest.
+    assert planned == [{"batch": (1, 4, 4), "time": (1, 40, 40)}]
     found: list[int] = []
     real = find_inputs
 

@@ -373,7 +373,9 @@ def test_a_fixed_batch_and_weights_in_constant_nodes(make_model: Make, tmp_path:
 def test_times_are_measured_in_turns_with_fp32(
     classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "_TIMING", Settings(min_runs=6, min_seconds=0.0, rounds=6, warm_up_max_seconds=0.0))
+    monkeypatch.setattr(
+        measure, "_TIMING", Settings(min_runs=6, min_seconds=0.0, precision=None, rounds=6, warm_up_max_seconds=0.0)
+    )
     report = edgeseq.quantize(classifier, tmp_path / "small.onnx", samples=ids(8))
     measured = [entry.speed for layer in report.layers for entry in layer.candidates if entry.speed]
     assert measured

@@ -1,0 +1,45 @@
+"""PyTorch with the same weights: eager, and compiled by inductor."""
+
+from __future__ import annotations
+
+import sys
+
+from rival_libraries.rival import Opened, Rival
+
+# Triton's LLVM and TensorFlow's end a process that has both, and on a CPU inductor does without Triton.
+sys.modules.setdefault("triton", None)
+
+
+def open_model(*, compiled):
+    def make(case, _, inputs, __):
+        import torch
+
+        from rival_libraries.torch_layers import translate
+
+        model = translate(case.model).eval()
+        given = torch.from_numpy(inputs)
+        if compiled:
+            import torch._dynamo.config
+            import torch._inductor.config
+
+            # An LSTM becomes part of the graph; without it the graph is split and slower than eager. Of a GRU every
+            # step would be written out, which takes minutes to compile.
+            torch._dynamo.config.allow_rnn = not any(isinstance(module, torch.nn.GRU) for module in model.modules())
+
+            # What PyTorch advises for inference on a CPU: weights become constants in the order that kernels want.
+            torch._inductor.config.freezing = True
+            model = torch.compile(model, backend="inductor")
+
+        def call():
+            with torch.inference_mode():
+                return model(given).numpy()
+
+        return Opened(call=call)
+
+    return make
+
+
+RIVALS = (
+    Rival(name="PyTorch", provider="torch", open=open_model(compiled=False)),
+    Rival(name="PyTorch compiled", provider="torch", open=open_model(compiled=True)),
+)

@@ -1,0 +1,11 @@
+"""All rivals in the order they are shown, Keras's `predict` first: its answers are the reference."""
+
+from __future__ import annotations
+
+from rival_libraries import keras_rivals, litert, onnx_files, openvino_rivals, ours, pytorch
+
+RIVALS = {
+    rival.name: rival
+    for module in (keras_rivals, onnx_files, litert, openvino_rivals, pytorch, ours)
+    for rival in module.RIVALS
+}

@@ -1,0 +1,161 @@
+"""Where the time goes: onnxruntime's profile of a few calls, put together by the Keras layer each node came from.
+
+The nodes' names tell it, in edgeseq's files those of recurrent layers; other nodes are put together by their op type.
+
+The profile counts in whole microseconds, cut off: a node loses half of one on average, so that many small nodes look a
+little cheaper than they are. Writing it costs some microseconds a node besides, which falls between the nodes. On a
+GPU a node's time is what it takes to hand the work over, not what the GPU takes for it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeseq.bench.subjects import Subject
+from edgeseq.errors import EdgeseqError, WrongUsage
+from edgeseq.runtime import opening, providers, signature
+from edgeseq.runtime.feed import Feed, Lengths, shape_of
+from edgeseq.runtime.manifest import Manifest, load_manifest
+from edgeseq.runtime.placement import KERNEL_TIME, layer_of
+
+_RUN = "model_run"
+_WARM_UP_CALLS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTime:
+    """What one layer takes of a call, on average over the profiled calls."""
+
+    layer: str
+    """Name of the Keras layer; empty for nodes whose name does not tell one: there is one entry an op type of those."""
+    op_types: tuple[str, ...]
+    """Op types of its nodes, the most expensive first; onnxruntime's own for fused nodes."""
+    provider: str
+    """onnxruntime's name of the provider that ran most of it."""
+    mean_ns: float
+    """Mean time of a call spent in its nodes, bodies of `Scan` included once, in nanoseconds."""
+    share: float
+    """`mean_ns` / the mean time of a profiled call; what is missing to 1 is spent outside of nodes."""
+
+
+def time_layers(subject: Subject, *, calls: int = 20) -> tuple[LayerTime, ...]:
+    """Time by layer over at least `calls` calls of whole cycles, the largest first, in a session of its own.
+
+    Calls before them warm it up and are left out: at least 3, and one of each input.
+
+    Raises WrongUsage for a subject that was not made from a file, and what opening and running it raise.
+    """
+    if subject.path is None or not subject.feeds:
+        raise WrongUsage(f"'{subject.name}' was not made from an ONNX file: there is no profile of what it does")
+    if calls < 1:
+        raise WrongUsage(f"calls must be at least 1, not {calls}")
+    cycle = len(subject.feeds)
+    warm_ups, kept = (-(-count // cycle) * cycle for count in (_WARM_UP_CALLS, calls))
+    # Windows does not let a file go that a session holds open.
+    with tempfile.TemporaryDirectory(prefix="edgeseq-profile-", ignore_cleanup_errors=True) as folder:
+        session, manifest = _open(subject, str(Path(folder) / "profile"))
+        outputs = [spec.name for spec in manifest.outputs]
+        feeds = [_feed(manifest, fed) for fed in subject.feeds]
+        for number in range(warm_ups + kept):
+            providers.run(session, outputs, feeds[number % cycle])
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return layer_times(events, leave_out=warm_ups)
+
+
+def _open(subject: Subject, profile: str) -> tuple[Any, Manifest]:
+    """A session like that of the subject, but profiled, and the manifest."""
+    path = Path(str(subject.path))
+    manifest = load_manifest(path)
+    options = dict(subject.provider_options) or None
+    session = opening.open_planned(
+        path,
+        manifest,
+        providers.choose(subject.provider, options),
+        threads=subject.threads,
+        provider_options=options,
+        ranges=subject.ranges,
+        profile=profile,
+    ).session
+    return session, manifest or signature.describe(path, session)
+
+
+def _feed(manifest: Manifest, fed: Any) -> Mapping[str, Any]:
+    """What the session takes for what the model takes, initial states included."""
+    feed, lengths = Feed(manifest.inputs, manifest.input_structure), Lengths()
+    arrays = feed.arrays(feed.by_name(fed), lengths)
+    states = {
+        state.input: np.full(shape_of(state.axes, lengths), state.initial, state.dtype) for state in manifest.states
+    }
+    return {**arrays, **states}
+
+
+def layer_times(events: Sequence[Mapping[str, Any]], *, leave_out: int = 0) -> tuple[LayerTime, ...]:
+    """Time by layer of the runs in the events of a profile, without the first `leave_out` of them.
+
+    Raises EdgeseqError where none is left: onnxruntime keeps a million events and drops the others.
+    """
+    runs = sorted((event["ts"], event["dur"]) for event in events if event["name"] == _RUN)[leave_out:]
+    if not runs:
+        raise EdgeseqError(f"the profile holds no run after the first {leave_out}: profile fewer calls")
+    first, (last, last_duration) = runs[0][0], runs[-1]
+    layers: dict[tuple[str, str], _Layer] = defaultdict(_Layer)
+    for event, self_us in _self_times(events):
+        if not first <= event["ts"] <= last + last_duration:
+            continue
+        arguments = event["args"]
+        name = layer_of(event["name"].removesuffix(KERNEL_TIME))
+        layer = layers[name, "" if name else arguments["op_name"]]
+        layer.by_op[arguments["op_name"]] += self_us
+        layer.by_provider[arguments["provider"]] += self_us
+    call_us = sum(duration for _, duration in runs) / len(runs)
+    times = [layer.time(name, call_us, len(runs)) for (name, _), layer in layers.items()]
+    return tuple(sorted(times, key=lambda time: -time.mean_ns))
+
+
+@dataclass
+class _Layer:
+    """Microseconds of all profiled calls."""
+
+    by_op: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    by_provider: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def time(self, name: str, call_us: float, calls: int) -> LayerTime:
+        mean_us = sum(self.by_op.values()) / calls
+        return LayerTime(
+            layer=name,
+            op_types=tuple(sorted(self.by_op, key=lambda op: -self.by_op[op])),
+            provider=max(self.by_provider, key=lambda provider: self.by_provider[provider]),
+            mean_ns=mean_us * 1000,
+            share=mean_us / call_us if call_us else 0.0,
+        )
+
+
+def _self_times(events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], int]]:
+    """The nodes' events, each with its microseconds less those of the nodes that ran within it.
+
+    The nodes of a body run in the thread of the node that holds it, while that runs.
+    """
+    threads: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(KERNEL_TIME):
+            threads[event["tid"]].append(event)
+    for nodes in threads.values():
+        nodes.sort(key=lambda event: (event["ts"], -event["dur"]))
+        own = [event["dur"] for event in nodes]
+        around: list[int] = []
+        for index, event in enumerate(nodes):
+            while around and event["ts"] >= nodes[around[-1]]["ts"] + nodes[around[-1]]["dur"]:
+                around.pop()
+            if around:
+                own[around[-1]] -= event["dur"]
+            around.append(index)
+        # Rounding can make the nodes of a body one microsecond longer than what holds them.
+        yield from ((event, max(0, microseconds)) for event, microseconds in zip(nodes, own, strict=True))

@@ -1,0 +1,80 @@
+"""The scenarios, after MLPerf's: what each sweeps over and asks for, and which of them a wish amounts to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeseq.bench.extras import ServerSettings
+from edgeseq.errors import WrongUsage
+
+SCENARIOS = ("single", "batch", "offline", "server")
+"""What `BenchmarkRun.scenario` can be."""
+
+_BATCH = 32
+_SWEEP_BATCHES = (1, 8, 32, 128)
+_SWEEP_THREADS = (1, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be measured of each file."""
+
+    scenario: str
+    """One of `SCENARIOS`."""
+    batches: tuple[int, ...]
+    """Rows of a call, one subject each."""
+    threads: tuple[int | None, ...]
+    """Threads within an op, one subject each; None takes the file's advice."""
+    sort_rows: bool
+    """Whether rows of like length may be put into one batch: only who has all of them can."""
+    server: ServerSettings | None
+    """At what rate queries arrive; None in the other scenarios."""
+
+
+def plan(
+    scenario: str | None = None,
+    *,
+    batches: Sequence[int] = (),
+    threads: Sequence[int] = (),
+    rate_per_s: float | None = None,
+    deadline_ns: int | None = None,
+) -> Plan:
+    """Fill in what was left open: empty `batches` and `threads` take those of the scenario that was named.
+
+    `scenario` None takes the one that the rest amounts to, and adds nothing to it.
+
+    Raises WrongUsage for a scenario that is none, and for what it cannot have.
+    """
+    named = scenario is not None
+    if scenario is None:
+        scenario = _fitting(batches, threads, served=rate_per_s is not None or deadline_ns is not None)
+    if scenario not in SCENARIOS:
+        raise WrongUsage(f"there is no scenario {scenario!r}; there are: {', '.join(SCENARIOS)}")
+    served = scenario == "server"
+    if not served and (rate_per_s is not None or deadline_ns is not None):
+        raise WrongUsage(f"a rate and a deadline are for the scenario server, not for {scenario}")
+    if scenario == "single" and tuple(batches) not in ((), (1,)):
+        raise WrongUsage(
+            f"the scenario single has one row a call; got the batches {', '.join(map(str, batches))}. "
+            "Take the scenario batch, or offline for several"
+        )
+    if named and scenario == "batch":
+        batches = batches or (_BATCH,)
+    if named and scenario == "offline":
+        batches, threads = batches or _SWEEP_BATCHES, threads or _SWEEP_THREADS
+    return Plan(
+        scenario=scenario,
+        batches=tuple(batches) or (1,),
+        threads=tuple(threads) or (None,),
+        sort_rows=scenario == "offline",
+        server=ServerSettings(rate_per_s=rate_per_s, deadline_ns=deadline_ns) if served else None,
+    )
+
+
+def _fitting(batches: Sequence[int], threads: Sequence[int], *, served: bool) -> str:
+    if served:
+        return "server"
+    if len(batches) > 1 or len(threads) > 1:
+        return "offline"
+    return "batch" if batches and batches[0] > 1 else "single"

@@ -1,0 +1,145 @@
+"""Several systems, the same subjects: how fast each is against one of them, or against each system's best rival."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, speedup
+from edgeseq.bench.stats import Ratio
+from edgeseq.errors import WrongUsage
+
+OURS = "edgeseq"
+"""Subjects whose names begin so are judged; the others are what they are held against."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """One subject on one system."""
+
+    name: str
+    """The subject."""
+    speedup: Ratio
+    """Time of the system's reference / time of the subject: above 1, the subject is faster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A subject that has no time."""
+
+    name: str
+    """The subject."""
+    reason: str
+    """Why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One system: everything measured on it against its reference."""
+
+    system: str
+    """Name of the system."""
+    reference: str | None
+    """What the others are held against; None where it was not measured."""
+    speeds: tuple[Speed, ...]
+    """Every measured subject, in the run's order, the reference with a ratio of 1 included."""
+    failures: tuple[Failure, ...]
+    """Subjects without a time."""
+
+    def __getitem__(self, name: str) -> Ratio:
+        for speed in self.speeds:
+            if speed.name == name:
+                return speed.speedup
+        raise KeyError(name)
+
+
+def fair_speedup(subject: BenchmarkResult, reference: BenchmarkResult) -> Ratio | None:
+    """How many times faster `subject` is than `reference` at the same work.
+
+    None when they are one, were fed other shapes, or either was not measured.
+    """
+    if subject.name == reference.name:
+        return None
+    if (subject.batch, subject.time_steps) != (reference.batch, reference.time_steps):
+        return None
+    return speedup(subject, reference)
+
+
+def reference_groups(run: BenchmarkRun, references: Sequence[str]) -> Mapping[str, tuple[BenchmarkResult, ...]]:
+    """References by what to call them: one model in several batches is one, and the same batch is held against it."""
+    by_model: dict[str, list[BenchmarkResult]] = {}
+    for name in references:
+        by_model.setdefault(run[name].model or name, []).append(run[name])
+    return {model if len(group) > 1 else group[0].name: tuple(group) for model, group in by_model.items()}
+
+
+def speed_in_group(result: BenchmarkResult, group: Sequence[BenchmarkResult]) -> Ratio | None:
+    """`fair_speedup` against the first of `group` that did the same work; None without one."""
+    return next((ratio for other in group if (ratio := fair_speedup(result, other)) is not None), None)
+
+
+def our_names(runs: Mapping[str, BenchmarkRun]) -> tuple[str, ...]:
+    """The subjects to be judged: those of `OURS`, or without any, all but the runs' references."""
+    names = list(dict.fromkeys(result.name for run in runs.values() for result in run.results))
+    ours = [name for name in names if name.lower().startswith(OURS)]
+    held_against = {name for run in runs.values() for name in run.references}
+    return tuple(ours or [name for name in names if name not in held_against])
+
+
+def standings(
+    runs: Mapping[str, BenchmarkRun],
+    *,
+    against: str | None = None,
+    ours: Sequence[str] | None = None,
+    rivals: Sequence[str] | None = None,
+) -> tuple[Standing, ...]:
+    """How the subjects of each run (by the name of its system) stand.
+
+    `against` is the subject that all are held against; None takes the fastest rival of each system. `ours` are the
+    subjects to be judged (None: see `our_names`), `rivals` those they are held against (None: all others).
+
+    Raises WrongUsage when `against` or one of `ours` or `rivals` is in no run.
+    """
+    judged = our_names(runs) if ours is None else tuple(ours)
+    names = dict.fromkeys(result.name for run in runs.values() for result in run.results)
+    for name in (*judged, *(rivals or ()), *([against] if against else ())):
+        if name not in names:
+            raise WrongUsage(f"no subject is named {name!r}; the runs have: {', '.join(names)}")
+    others = tuple(name for name in names if name not in judged) if rivals is None else tuple(rivals)
+    return tuple(_standing(system, run, against, judged, others) for system, run in runs.items())
+
+
+def geometric_means(found: Sequence[Standing]) -> Mapping[str, float]:
+    """The geometric mean of the speeds of those subjects that every system has a speed of."""
+    everywhere = [
+        speed.name
+        for speed in (found[0].speeds if found else ())
+        if all(speed.name in [other.name for other in standing.speeds] for standing in found)
+    ]
+    return {
+        name: math.exp(math.fsum(math.log(standing[name].value) for standing in found) / len(found))
+        for name in everywhere
+    }
+
+
+def _standing(
+    system: str, run: BenchmarkRun, against: str | None, ours: Sequence[str], rivals: Sequence[str]
+) -> Standing:
+    wanted = [result for result in run.results if result.name in (*ours, *rivals, against)]
+    failures = tuple(
+        Failure(name=result.name, reason=result.error or "it was not measured")
+        for result in wanted
+        if not result.round_p50_ns
+    )
+    measured = [result for result in wanted if result.round_p50_ns]
+    candidates = [result for result in measured if (result.name == against if against else result.name in rivals)]
+    if not candidates:
+        return Standing(system=system, reference=None, speeds=(), failures=failures)
+    best = min(candidates, key=lambda result: sorted(result.round_p50_ns)[len(result.round_p50_ns) // 2])
+    speeds = []
+    for result in measured:
+        ratio = Ratio(value=1.0, interval=None) if result is best else fair_speedup(result, best)
+        if ratio is not None:
+            speeds.append(Speed(name=result.name, speedup=ratio))
+    return Standing(system=system, reference=best.name, speeds=tuple(speeds), failures=failures)

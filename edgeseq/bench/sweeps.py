@@ -1,0 +1,80 @@
+"""One model in several settings: rows a second against the rows of a call, and rates of queries that were tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeseq.bench.layers import LayerTime
+from edgeseq.bench.record import BenchmarkResult, BenchmarkRun
+from edgeseq.bench.server import RateTrial, Served
+from edgeseq.bench.units import significant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """One model on one provider with one number of threads, over batches."""
+
+    name: str
+    """Model, provider where there are several, and threads."""
+    results: tuple[BenchmarkResult, ...]
+    """Its results, the smallest batch first."""
+
+    @property
+    def points(self) -> tuple[tuple[int, float], ...]:
+        """Batch and rows a second."""
+        return tuple((result.batch, result.throughput_per_s or 0.0) for result in self.results)
+
+
+def sweeps(run: BenchmarkRun) -> tuple[Sweep, ...]:
+    """The lines of `run`; empty when no model was measured with two batches. Models with one batch are points."""
+    measured = [result for result in run.results if result.throughput_per_s]
+    providers = {result.provider for result in measured}
+    thread_numbers = {result.threads for result in measured}
+    lines: dict[str, list[BenchmarkResult]] = {}
+    for result in measured:
+        parts = [result.model or result.name]
+        if len(providers) > 1:
+            parts.append(result.provider)
+        if len(thread_numbers) > 1:
+            parts.append(threads_text(result.threads))
+        lines.setdefault(", ".join(parts), []).append(result)
+    found = tuple(
+        Sweep(name=name, results=tuple(sorted(results, key=lambda result: result.batch)))
+        for name, results in lines.items()
+    )
+    return found if any(len({batch for batch, _ in sweep.points}) > 1 for sweep in found) else ()
+
+
+def best_of(found: Sequence[Sweep]) -> tuple[Sweep, tuple[int, float]]:
+    """The line with the most rows a second anywhere, and that point."""
+    return max(
+        ((sweep, point) for sweep in found for point in sweep.points), key=lambda pair: (pair[1][1], -pair[1][0])
+    )
+
+
+def layer_name(layer: LayerTime) -> str:
+    """The name of a layer, or for nodes that name none, their op type."""
+    return layer.layer or f"{', '.join(layer.op_types)} of no layer"
+
+
+def trials(served: Served) -> list[RateTrial]:
+    """Every rate of the server scenario, the lowest first, each once: the trial with the most queries."""
+    best: dict[float, RateTrial] = {}
+    for trial in (*served.trials, *([served.at_rate] if served.at_rate else [])):
+        known = best.get(trial.rate_per_s)
+        if known is None or trial.queries > known.queries:
+            best[trial.rate_per_s] = trial
+    return [best[key] for key in sorted(best)]
+
+
+def threads_text(threads: int | None) -> str:
+    """A number of threads for people."""
+    if threads is None:
+        return "its own threads"
+    return {0: "all threads", 1: "1 thread"}.get(threads, f"{threads} threads")
+
+
+def rate(per_s: float) -> str:
+    """Rows or queries a second for people."""
+    return f"{significant(per_s)}/s"

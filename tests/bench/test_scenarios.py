@@ -1,0 +1,57 @@
+"""Scenarios: what each sweeps over, which one a wish amounts to, and what they cannot have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgeseq.bench import plan
+from edgeseq.errors import WrongUsage
+
+
+@pytest.mark.parametrize(
+    ("wish", "scenario", "batches", "threads"),
+    [
+        ({}, "single", (1,), (None,)),
+        ({"threads": [2]}, "single", (1,), (2,)),
+        ({"batches": [1]}, "single", (1,), (None,)),
+        ({"batches": [8]}, "batch", (8,), (None,)),
+        ({"batches": [1, 8]}, "offline", (1, 8), (None,)),
+        ({"threads": [1, 2]}, "offline", (1,), (1, 2)),
+        ({"rate_per_s": 5.0}, "server", (1,), (None,)),
+        ({"deadline_ns": 5_000, "batches": [2]}, "server", (2,), (None,)),
+    ],
+)
+def test_the_scenario_that_a_wish_amounts_to(
+    wish: dict[str, Any], scenario: str, batches: tuple[int, ...], threads: tuple[int | None, ...]
+) -> None:
+    found = plan(**wish)
+    assert (found.scenario, found.batches, found.threads) == (scenario, batches, threads)
+    assert found.sort_rows == (scenario == "offline")
+    assert (found.server is not None) == (scenario == "server")
+
+
+def test_a_named_scenario_fills_in_what_was_left_open() -> None:
+    assert plan("batch").batches == (32,)
+    assert plan("offline", batches=[4]).threads == (1, 0)
+    assert plan("offline").batches == (1, 8, 32, 128)
+    served = plan("server", rate_per_s=10.0, deadline_ns=7).server
+    assert served is not None
+    assert (served.rate_per_s, served.deadline_ns) == (10.0, 7)
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        (("stream", {}), "no scenario 'stream'; there are: single, batch, offline, server"),
+        (("single", {"batches": [8]}), "one row a call; got the batches 8"),
+        (("batch", {"rate_per_s": 1.0}), "for the scenario server, not for batch"),
+        (("server", {}), "a rate of queries, a deadline, or both"),
+        (("server", {"rate_per_s": 0.0}), "rate_per_s must be above 0"),
+    ],
+)
+def test_what_a_scenario_cannot_have(wish: tuple[str, dict[str, Any]], said: str) -> None:
+    scenario, options = wish
+    with pytest.raises(WrongUsage, match=said):
+        plan(scenario, **options)
