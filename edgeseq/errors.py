@@ -8,18 +8,25 @@ EdgeseqError
 ├── WrongUsage                2  the call cannot mean anything (also a ValueError)
 │   ├── MissingInput             a file or folder is not there (also a FileNotFoundError)
 │   ├── OutputExists             the output is there already (also a FileExistsError)
-│   └── InputMismatch            an array or argument does not fit what the model takes
+│   ├── InputMismatch            an array or argument does not fit what the model takes
+│   │   └── StateMismatch        a saved state is another model's, or of another batch
+│   └── StreamClosed             a stream is used after it was closed
+│       └── PoolClosed           ... or after its pool was
 ├── Unavailable               3  this machine lacks something, and the message says what installs it
 │   ├── ProviderUnavailable      an execution provider cannot start
 │   ├── CompiledElsewhere        a file was compiled for another device or other versions than there are here
 │   ├── MissingExtra             a Python package of one of edgeseq's extras is not installed
-│   └── DataUnavailable          a data set is neither here nor reachable
+│   ├── DataUnavailable          a data set is neither here nor reachable
+│   └── PoolFull                 a pool has no place for another stream, or its queue none for another chunk
 ├── Refused                   4  it could be done, but not exactly, or not natively
 │   ├── UnsupportedLayer         a layer, or an option of one
 │   ├── UnsupportedOp            an op that ONNX has no equal of
 │   ├── PlacementRefused         nodes would run on another execution provider than the one asked for
-│   └── LoopRefused              it would need an ONNX Loop, and the user did not allow one
-└── InvalidFile               5  a file is there but cannot be read as what it should be
+│   ├── LoopRefused              it would need an ONNX Loop, and the user did not allow one
+│   └── DependentRows            a stream's answers would depend on other streams, or on how it is cut into chunks
+├── InvalidFile               5  a file is there but cannot be read as what it should be
+└── InvalidState              5  bytes are no saved state, or a damaged one
+    └── NewerState               a saved state is of a newer format
 
 Anything else that reaches the command line is a bug of ours (70). Raise facts where they are known, and add
 context on the way up with ``error.add_note("while lowering layer 'gru_2'")``.
@@ -95,11 +102,36 @@ class OutputExists(WrongUsage, FileExistsError):
 
 
 class InputMismatch(WrongUsage):
-    """An array's name, dtype, rank or shape is not what the model takes. `name` is the model's input."""
+    """An array's name, dtype, rank or shape is not what the model takes.
 
-    def __init__(self, message: str, name: str | None = None):
+    `name` is the model's input, `stream` the one of a pool that it was for, where there is one.
+    """
+
+    def __init__(self, message: str, name: str | None = None, stream: object = None):
         super().__init__(message)
-        self.name = name
+        self.name, self.stream = name, stream
+
+
+class StateMismatch(InputMismatch):
+    """A saved state does not belong here. `what` differs (``model`` or ``batch``): `saved` and, here, `wanted`."""
+
+    def __init__(self, what: str, saved: str, wanted: str, advice: str = ""):
+        self.what, self.saved, self.wanted = what, saved, wanted
+        super().__init__(
+            f"the saved state is of another {what}: {saved}; here it is {wanted}." + (f" {advice}" if advice else "")
+        )
+
+
+class StreamClosed(WrongUsage):
+    """A stream is used after it was closed, or was closed before its turn. `stream` is that stream."""
+
+    def __init__(self, message: str, stream: object = None):
+        self.stream = stream
+        super().__init__(message)
+
+
+class PoolClosed(StreamClosed):
+    """A pool is used after it was closed, or was closed, or broke down, before an answer. A cause, if any, is set."""
 
 
 class Unavailable(EdgeseqError):
@@ -156,6 +188,14 @@ class DataUnavailable(Unavailable):
         super().__init__(message)
 
 
+class PoolFull(Unavailable):
+    """A pool holds as much as it may. `what` there are too many of (``streams`` or ``chunks``), `limit` their most."""
+
+    def __init__(self, what: str, limit: int, advice: str):
+        self.what, self.limit = what, limit
+        super().__init__(f"the pool is full: it takes {limit} {what} at a time. {advice}")
+
+
 class Refused(EdgeseqError):
     """edgeseq will not do this, because the result would not be exact or not native."""
 
@@ -205,6 +245,21 @@ class LoopRefused(Refused):
         super().__init__(message)
 
 
+class DependentRows(Refused):
+    """Rows and steps have one scale in common, so that a stream's answers would depend on what it runs with.
+
+    `path` is the file, `cause` the layer and its form, or the op.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], cause: str):
+        self.path, self.cause = os.fspath(path), cause
+        super().__init__(
+            f"{self.path} cannot stream exactly: {cause} takes one scale for all rows and steps of a call, so that a "
+            "stream's answers would depend on the rows beside it and on how it is cut into chunks. Quantize with "
+            "--forbid-row-leak (allow_row_leak=False in Python)"
+        )
+
+
 class InvalidFile(EdgeseqError):
     """A file exists but is damaged, of another format, or of a newer version. `path` is the file."""
 
@@ -214,3 +269,24 @@ class InvalidFile(EdgeseqError):
         self.path = os.fspath(path)
         self.reason = reason
         super().__init__(f"cannot read {self.path}: {reason}")
+
+
+class InvalidState(EdgeseqError):
+    """Bytes are no saved state of a stream, or a damaged one. `reason` says why."""
+
+    exit_code = 5
+
+    def __init__(self, reason: str):
+        self.reason = reason
+        super().__init__(f"cannot read the saved state: {reason}")
+
+
+class NewerState(InvalidState):
+    """A saved state is of a newer format: `version`, where this edgeseq reads up to `known`."""
+
+    def __init__(self, version: int, known: int):
+        self.version, self.known = version, known
+        super().__init__(
+            f"it has format version {version}; this edgeseq reads up to {known}. "
+            "Upgrade with: pip install --upgrade edgeseq"
+        )

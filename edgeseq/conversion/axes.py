@@ -22,13 +22,20 @@ _LARGE_BYTES = 1024
 
 
 def output_specs(
-    graph: ir.Model, inputs: Sequence[TensorSpec], states: Sequence[StateSpec], known: Sizes | None = None
+    graph: ir.Model,
+    inputs: Sequence[TensorSpec],
+    states: Sequence[StateSpec],
+    known: Sizes | None = None,
+    *,
+    multiple: int = 1,
 ) -> tuple[tuple[TensorSpec, ...], tuple[Lengths, ...]]:
     """The graph's outputs, states left out, with an input axis's name for each axis that is always as long.
 
     Also the lengths of the free axes at which it was run to find out.
 
-    An axis that changes otherwise gets a name of its own. `known` are lengths of the free axes that the model takes.
+    One that is a whole part of an input axis, by strides of a file that takes multiples of `multiple` steps, is called
+    ``time/4``. An axis that changes otherwise gets a name of its own. `known` are lengths of the free axes that the
+    model takes.
 
     Raises InvalidFile for a graph that onnxruntime cannot open, and InputMismatch where no two lengths are found that
     it takes.
@@ -50,6 +57,7 @@ def output_specs(
 
     free = list(dict.fromkeys(axis for spec in inputs for axis in spec.axes if isinstance(axis, str)))
     tries = candidates([axis for axis in free if axis != "batch"], known)
+    tries = [{axis: length * multiple for axis, length in way.items()} for way in tries]
     # What is fed in chunks must take any length.
     runs = _runs(free, shapes, tries[: len(USUAL)] if states else tries)
     specs = []
@@ -61,10 +69,19 @@ def output_specs(
             if all(length == usual for _, length in found):
                 axes.append(usual)
             else:
+                parts = [axis for axis in free if axis != "batch"] if multiple > 1 else []
+                same += [part for axis in parts if (part := _part_of(axis, found))]
                 axes.append(same[0] if same else f"{value.name}_{position}")
         assert value.dtype is not None
         specs.append(TensorSpec(name=str(value.name), dtype=value.dtype.numpy().name, axes=tuple(axes)))
     return tuple(specs), tuple(lengths for lengths, _ in runs)
+
+
+def _part_of(axis: str, found: Sequence[tuple[Lengths, int]]) -> str:
+    """``axis/4`` where an axis of a graph's output was always a fourth as long as that of an input; else empty."""
+    parts = {lengths[axis] / length for lengths, length in found}
+    part = parts.pop()
+    return f"{axis}/{int(part)}" if not parts and part.is_integer() else ""
 
 
 def _runs(

@@ -36,7 +36,7 @@ def recurrent_call(trace: Trace, original: Method) -> Method:
     """In place of `RNN.call`, which all of Keras's recurrent layers reach."""
 
     def call(self: Any, sequences: Any, initial_state: Any = None, mask: Any = None, training: Any = False) -> Any:  # noqa: ARG001
-        carried = _carries(trace, self, initial_state, mask)
+        carried = _carries(trace, self, initial_state)
         try:
             output, states = _place_layer(trace, self, sequences, initial_state, mask, carried)
         except UnsupportedLayer as error:
@@ -91,12 +91,17 @@ def _place_layer(
             flat = keras.tree.flatten(states) if begins else []
         else:
             states = list(states) if keras.tree.is_nested(states) else [states]
-            spec = read_traced(cell, call, x, states)
+            with trace.inside(layer):
+                spec = read_traced(cell, call, x, states)
             flat = keras.tree.flatten(states)
         beginning = _beginning(layer, index if stacked else None, spec) if carried else None
+        if beginning is not None and spec.masked and spec.masked_output == "repeat":
+            # Keras's own cells put their first state out, which begins with zeros, as what masked steps repeat does.
+            spec = replace(spec, first_output="state" if spec.traced is None and beginning[0] == 0 else "given")
+            beginning += (0.0,) * (len(spec.state_names) - len(beginning))
         outputs, after = _place(trace, layer, spec, x, [] if carried else flat, mask, outputs=1, carried=beginning)
         x = outputs[0]
-        finals += after
+        finals += after[: len(spec.pass_states)]
         if index == 0 and mask is not None and layer.go_backwards:
             # A backward pass puts its steps out in the order it computed them.
             mask = tf.reverse(mask, [1])
@@ -161,7 +166,9 @@ def _place(
             output = [spec.units * (2 if spec.merge == "concat" else 1)]
         else:
             output = state = list(layer.cell.compute_output_shape((batch, *x.shape[2:]))[0][1:])
-        state_shapes = (tuple(state),) * len(spec.state_names)
+        state_shapes = (tuple(state),) * len(spec.pass_states) * len(spec.passes)
+    if spec.first_output == "given":
+        state_shapes = (*state_shapes, tuple(output))
     owner = _owner(trace, layer)
     trace.recurrent[token] = RecurrentMarker(
         spec=spec,
@@ -182,23 +189,22 @@ def _place(
     return results[:outputs], results[outputs:]
 
 
-def _carries(trace: Trace, layer: Any, initial_state: Any, mask: Any) -> bool:
+def _carries(trace: Trace, layer: Any, initial_state: Any) -> bool:
     """Whether this call's states become inputs and outputs of the file; refuses what could not be exact."""
     if not (trace.streaming or layer.stateful):
         return False
+    inside = [type(outer).__name__ for outer in trace.around if not isinstance(outer, keras.layers.Bidirectional)]
+    if inside and not layer.stateful:
+        # It runs over a sequence within one step of the stream, from its own beginning.
+        return False
+    if inside:
+        raise UnsupportedLayer(layer.name, f"it is inside a {inside[-1]}, each step of which begins from zero")
     if initial_state is not None:
         if trace.streaming:
             raise UnsupportedLayer(layer.name, "its initial state is given in each call, so it cannot be carried along")
         return False
-    if trace.around and not isinstance(trace.around[-1], keras.layers.Bidirectional):
-        inside = type(trace.around[-1]).__name__
-        raise UnsupportedLayer(layer.name, f"it is inside a {inside}, each step of which begins from zero")
     if layer.go_backwards:
         raise UnsupportedLayer(layer.name, "it goes backwards, so it cannot carry a state from chunk to chunk")
-    if mask is not None:
-        raise UnsupportedLayer(
-            layer.name, "it carries its state and has a mask; a chunk that starts on a masked step would differ"
-        )
     if id(layer) in trace.carried_layers:
         raise UnsupportedLayer(layer.name, "it carries its state and is called more than once")
     trace.carried_layers.add(id(layer))
@@ -226,7 +232,7 @@ def bidirectional_call(trace: Trace, original: Method) -> Method:
     """In place of `Bidirectional.call`: one marker for both directions where they can be one op."""
 
     def call(self: Any, sequences: Any, initial_state: Any = None, mask: Any = None, training: Any = None) -> Any:
-        if trace.streaming or self.stateful:
+        if (trace.streaming and not trace.around) or self.stateful:
             raise UnsupportedLayer(
                 self.name, "a Bidirectional needs the whole sequence, so it cannot carry a state from chunk to chunk"
             )

@@ -19,6 +19,7 @@ from edgeseq.conversion.markers import Trace
 from edgeseq.conversion.place import Placed, place_markers
 from edgeseq.conversion.reference import keras_fails
 from edgeseq.conversion.signature import Signature
+from edgeseq.conversion.streamable import has_state
 from edgeseq.conversion.trace import trace_model
 from edgeseq.errors import EdgeseqError, InputMismatch, InvalidFile, Refused, UnsupportedOp
 from edgeseq.runtime.manifest import TensorSpec
@@ -78,7 +79,7 @@ def convert(
         for spec in signature.inputs
     )
     try:
-        outputs, lengths = output_specs(graph, inputs, placed.states, known)
+        outputs, lengths = output_specs(graph, inputs, placed.states, known, multiple=placed.chunk_multiple)
     except InvalidFile as error:
         raise _not_opened(error) from error
     except InputMismatch as error:
@@ -101,8 +102,21 @@ def convert(
         lengths=lengths,
         loops=len(finish.loops(graph.graph)),
         user_loops=user_loops,
-        notes=notes,
+        notes=(*notes, *_mask_notes(trace, signature)),
     )
+
+
+def _mask_notes(trace: Trace, signature: Signature) -> list[str]:
+    """The one difference from a stateful Keras model."""
+    if not has_state(signature.model):
+        return []
+    return [
+        f"layer '{marker.layer}': at masked steps before the first valid one of a call Keras's stateful layer puts out "
+        "zeros, whatever came in the calls before; the file repeats the last output of the stream, as the whole "
+        "sequence does"
+        for marker in trace.recurrent.values()
+        if marker.spec.first_output != "zero"
+    ]
 
 
 def _not_opened(error: InvalidFile) -> Refused:

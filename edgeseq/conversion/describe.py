@@ -51,6 +51,7 @@ def describe(
         input_structure=signature.input_structure,
         output_structure=output_structure,
         states=converted.placed.states,
+        chunk_multiple=converted.placed.chunk_multiple,
         masks=_masks(signature),
         recurrent=converted.placed.recurrent,
         preprocessing=preprocessing,

@@ -28,6 +28,7 @@ from edgeseq.conversion.precision import in_float32, mixed_policy
 from edgeseq.conversion.reference import Answers, Trial, kept_states, keras_answers, mixed_distance, sizes_of
 from edgeseq.conversion.report import ExportReport
 from edgeseq.conversion.signature import Signature, read_signature
+from edgeseq.conversion.streamable import has_state, refuse_what_cannot_stream
 from edgeseq.conversion.verify import final_states, verify
 from edgeseq.errors import InputMismatch, LoopRefused, ParityFailed, Refused, WrongUsage
 from edgeseq.lowering import STRATEGIES
@@ -87,9 +88,9 @@ def export(
     with kept_states(model):
         signature = read_signature(model, samples)
     given = None if samples is None else _flat_samples(samples, signature)
-    stateful = streaming or streams.has_state(model)
+    stateful = streaming or has_state(model)
     if stateful:
-        streams.refuse_what_cannot_stream(model)
+        refuse_what_cannot_stream(model)
 
     started = time.perf_counter()
     with in_float32(model):
@@ -107,7 +108,10 @@ def export(
         signature = converted.signature
     graph, placed = converted.graph, converted.placed
     if streaming and not placed.states:
-        raise Refused("there is nothing to stream: the model has no recurrent layer that carries a state")
+        raise Refused(
+            "there is nothing to stream: the model has no recurrent layer and no causal convolution that carries a "
+            "state from chunk to chunk, so any file of it may be fed in chunks. Export without streaming"
+        )
     if converted.loops and not allow_loop:
         raise _loop_refused(model, converted)
     conversion = time.perf_counter() - started
@@ -272,7 +276,8 @@ def _ask(
 ) -> Answers:
     if not stateful:
         return keras_answers(model, signature, given, lengths=converted.lengths, strict=strict)
-    return streams.answers(model, signature, given, converted.inputs, converted.outputs)
+    multiple = converted.placed.chunk_multiple
+    return streams.answers(model, signature, given, converted.inputs, converted.outputs, multiple=multiple)
 
 
 def _name_outputs(converted: Converted, answers: Answers) -> tuple[TensorSpec, ...]:

@@ -43,6 +43,23 @@ class RecurrentMarker:
     """What each state begins with, where the states become inputs and outputs of the whole file; else None."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class WindowMarker:
+    """What stands before a layer that looks at a window of time steps. Its input is x, its output x with the steps
+    before it in front."""
+
+    layer: str
+    """Name of the layer."""
+    history: int
+    """Number of steps before x that are carried from chunk to chunk; zeros before the first."""
+    stride: int
+    """Time steps from one answer of the layer to the next."""
+    channels: int
+    """Width of x."""
+    dtype: str
+    """Of x."""
+
+
 @dataclass(kw_only=True)
 class Trace:
     """A traced model: the concrete function and what its markers stand for."""
@@ -57,6 +74,8 @@ class Trace:
     """The concrete TensorFlow function, once it is traced."""
     recurrent: dict[str, RecurrentMarker] = field(default_factory=dict)
     """What stands for a recurrent layer, by its marker's token."""
+    windows: dict[str, WindowMarker] = field(default_factory=dict)
+    """What stands before a layer with a window, by its marker's token."""
     weights: dict[str, Array] = field(default_factory=dict)
     """Large weights, by their markers' tokens."""
     loops: dict[int, RecurrentLayer] = field(default_factory=dict)

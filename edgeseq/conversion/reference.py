@@ -107,6 +107,7 @@ def keras_answers(
     *,
     lengths: Sequence[Sizes] = (),
     strict: bool = False,
+    multiple: int = 1,
 ) -> Answers:
     """Ask the model at several batches and lengths, and about the `given` flat inputs when there are any.
 
@@ -115,6 +116,8 @@ def keras_answers(
 
     With `strict` Keras is asked first which sizes of the answers it foresees: TensorFlow makes up an answer for fewer
     steps than a convolution's window has, where Keras knows of none.
+
+    Free lengths are a `multiple` of steps, but for that of a batch.
     """
     asking = _Asking(model, signature, strict)
     random = np.random.default_rng(seed)
@@ -122,10 +125,10 @@ def keras_answers(
     known = None if given is None else sizes_of(signature, given)
     free = sorted({axis for spec in signature.inputs for axis in spec.axes if isinstance(axis, str)} - {"batch"})
     refused: list[str] = [str(failure) for failure in asking.failures]
-    ways = [{axis: way[axis] for axis in free} for way in [*lengths, *quick_candidates(free, known)] if free]
+    ways = [{axis: multiple * way[axis] for axis in free} for way in [*lengths, *quick_candidates(free, known)] if free]
     ways = [way for index, way in enumerate(ways) if way not in ways[:index]]
     not_taken: list[Sizes] = []
-    for choices in _all_sizes(signature):
+    for choices in _all_sizes(signature, multiple):
         # A mean over the valid steps of a row that has none is NaN in Keras; such rows are left out then.
         found = asking.first(_batches(signature, choices, random))
         trials += found
@@ -133,7 +136,7 @@ def keras_answers(
             continue
         refused.append(str(asking.failures[-1]))
         # One step is there to be refused.
-        while ways and not found and choices[0].get("time") != 1:
+        while ways and not found and choices[0].get("time") != multiple:
             way = ways.pop(0)
             found = asking.first(_batches(signature, [{**choices[0], **way}], np.random.default_rng(seed)))
             if not found:
@@ -291,7 +294,7 @@ def _masked_steps(row: int, length: int, random: np.random.Generator, empty_rows
     return masked
 
 
-def _all_sizes(signature: Signature) -> list[list[Sizes]]:
+def _all_sizes(signature: Signature, multiple: int) -> list[list[Sizes]]:
     """Lengths of the free axes for each trial, equal trials only once.
 
     A trial has alternatives, to be tried in order: lengths of their own for unrelated axes, then equal ones for models
@@ -301,6 +304,7 @@ def _all_sizes(signature: Signature) -> list[list[Sizes]]:
     others = sorted(free - {"batch", "time"})
     trials: list[list[Sizes]] = []
     for batch, length in _BATCHES_AND_LENGTHS:
+        length *= multiple
         known = {axis: size for axis, size in (("batch", batch), ("time", length)) if axis in free}
         unlike = {axis: length + 2 * (index + 1) for index, axis in enumerate(others)}
         alternatives: list[Sizes] = [known | unlike]

@@ -65,12 +65,19 @@ class Signature:
         """All layers of the model, those within others too."""
         return list(self.model._flatten_layers(include_self=False))
 
+    def runs_over_time(self, spec: Input) -> bool:
+        """Whether an input has an entry for each time step: a sequence of vectors or of ids, or the mask of one."""
+        if spec.is_sequence or len(spec.axes) != 2:
+            return spec.is_sequence
+        lengths = {other.axes[1] for other in self.inputs if other.is_sequence}
+        return isinstance(spec.axes[1], str) or (spec.dtype == "bool" and spec.axes[1] in lengths)
+
     def with_free_time(self) -> Signature:
-        """The same signature with batch free, and time in every input that is a sequence: of vectors, or of ids."""
+        """The same signature with batch free, and time in every input that runs over it."""
 
         def freed(spec: Input) -> Input:
             return dataclasses.replace(
-                spec, axes=("batch", "time", *spec.axes[2:]) if spec.is_sequence else ("batch", *spec.axes[1:])
+                spec, axes=("batch", "time", *spec.axes[2:]) if self.runs_over_time(spec) else ("batch", *spec.axes[1:])
             )
 
         return dataclasses.replace(self, inputs=tuple(freed(spec) for spec in self.inputs))

@@ -1,4 +1,4 @@
-"""Files that carry their states: which models can be fed in chunks, and what Keras answers when it is."""
+"""Files that carry their states: what Keras answers when it is fed in chunks."""
 
 from __future__ import annotations
 
@@ -9,89 +9,17 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from edgeseq.conversion.failures import article, refusing, shapes_of
+from edgeseq.conversion.failures import refusing, shapes_of
 from edgeseq.conversion.reference import Answers, Trial, keras_answers, made_names, make_input, reset_states
 from edgeseq.conversion.signature import Signature, to_structure
-from edgeseq.errors import UnsupportedLayer
+from edgeseq.conversion.streamable import has_state
+from edgeseq.errors import Refused
 from edgeseq.runtime.manifest import TensorSpec, output_time_axes
 
 Array = npt.NDArray[Any]
 
 _SEGMENTS = 3
 _FREE_LENGTH = 5
-
-# Layers whose answer at a step depends on that step alone, or, for the recurrent ones, on the state. By exact type:
-# a subclass may look at the whole sequence.
-_STEPWISE_NAMES = """
-    InputLayer Dense Embedding Activation ReLU LeakyReLU ELU Softmax Dropout SpatialDropout1D GaussianNoise
-    GaussianDropout AlphaDropout LayerNormalization BatchNormalization Normalization Rescaling Identity Add Subtract
-    Multiply Average Maximum Minimum Concatenate TimeDistributed RNN SimpleRNN LSTM GRU
-    ConvLSTM1D ConvLSTM2D ConvLSTM3D Masking
-"""
-_STEPWISE = frozenset(getattr(keras.layers, name) for name in _STEPWISE_NAMES.split())
-# Operations of a functional model that are no layers: those that work on each number alone, and those by which Keras
-# makes masks, because a recurrent layer with a mask is refused by its own name.
-_ELEMENTWISE_NAMES = """
-    Add Subtract Multiply Divide TrueDivide Negative Absolute Exp Tanh Sigmoid Relu NotEqual Any
-"""
-_ELEMENTWISE = frozenset(_ELEMENTWISE_NAMES.split())
-# Of these, the axis must be the last one.
-_WITH_AXIS = tuple(
-    getattr(keras.layers, name) for name in ("Softmax", "Concatenate", "LayerNormalization", "BatchNormalization")
-)
-
-
-def has_state(model: Any) -> bool:
-    """Whether Keras keeps a state between calls of this model."""
-    return any(getattr(layer, "stateful", False) for layer in _layers(model))
-
-
-def refuse_what_cannot_stream(model: Any) -> None:
-    """Raise UnsupportedLayer for the first layer that needs more of the sequence than the chunk at hand."""
-    below_time: set[int] = set()
-    # What a cell is made of sees one time step at a time, whatever it is.
-    in_cells = {
-        id(part)
-        for layer in _layers(model)
-        if isinstance(layer, keras.layers.RNN) and isinstance(layer.cell, keras.layers.Layer)
-        for part in layer.cell._flatten_layers()
-    }
-    mixed = has_state(model)
-    for layer in _layers(model):
-        if mixed and isinstance(layer, keras.layers.RNN) and not layer.stateful:
-            raise UnsupportedLayer(
-                layer.name,
-                "it starts from zero in each call while other layers keep their state, so its answers depend on how "
-                "the sequence is cut. Give it stateful=True, or no layer",
-            )
-        if isinstance(layer, keras.layers.TimeDistributed):
-            # Axes below are those of one step; recurrent layers there are refused while tracing.
-            below_time |= {id(layer.layer), *(id(inner) for inner in layer.layer._flatten_layers())}
-        if isinstance(layer, keras.Model):
-            for operation in getattr(getattr(layer, "_functional", layer), "operations", []):
-                if not isinstance(operation, keras.layers.Layer) and type(operation).__name__ not in _ELEMENTWISE:
-                    _refuse(operation, mixed)
-            continue
-        if id(layer) in below_time or id(layer) in in_cells:
-            continue
-        if type(layer) not in _STEPWISE or (isinstance(layer, _WITH_AXIS) and not _on_last_axis(layer)):
-            _refuse(layer, mixed)
-
-
-def _refuse(operation: Any, stateful: bool) -> None:
-    kind = type(operation).__name__
-    instead = "Give the recurrent layers stateful=False" if stateful else "Export without streaming"
-    raise UnsupportedLayer(
-        operation.name,
-        f"{article(kind)} {kind} like this one is not known to look at one time step at a time, so a file that carries "
-        f"states cannot have it. {instead}, or leave this layer to the application",
-    )
-
-
-def _on_last_axis(layer: Any) -> bool:
-    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
-    rank = len(layer.output.shape) if layer._inbound_nodes else None
-    return all(axis == -1 or (rank is not None and axis == rank - 1) for axis in axes)
 
 
 def answers(
@@ -100,21 +28,28 @@ def answers(
     given: Sequence[Array] | None,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
+    *,
+    multiple: int = 1,
 ) -> Answers:
     """What Keras answers: for a stateful model over several calls in a row, else as for any model.
 
     `inputs` and `outputs`, those of the graph, tell which answers are sequences, and so go end to end over the calls.
+    Sequences are of a `multiple` of steps. Raises Refused where the model's own length, or that of the `given` flat
+    inputs, is none.
     """
+    _check_multiple(signature, given, multiple)
     if not has_state(model):
-        return keras_answers(model, signature, given)
+        return keras_answers(model, signature, given, multiple=multiple)
     along = output_time_axes(inputs, outputs)
     random = np.random.default_rng(0)
-    sizes = {axis: _FREE_LENGTH for spec in signature.inputs for axis in spec.axes if isinstance(axis, str)}
+    sizes = {axis: _FREE_LENGTH * multiple for spec in signature.inputs for axis in spec.axes if isinstance(axis, str)}
     segments = [[make_input(spec, sizes, random) for spec in signature.inputs] for _ in range(_SEGMENTS)]
+    for segment in segments[1:]:
+        _begin_valid(signature, segment)
     if given is not None:
         segments.insert(0, list(given))
     for index, spec in enumerate(signature.inputs):
-        if not spec.is_sequence:
+        if not signature.runs_over_time(spec):
             # It says something of the whole sequence, so it is the same in every call.
             for segment in segments[1:]:
                 segment[index] = segments[0][index]
@@ -127,7 +62,9 @@ def answers(
     names = signature.output_names or made_names(keras.tree.flatten_with_path(called[0]))
     flat = [[keras.ops.convert_to_numpy(value) for value in keras.tree.flatten(result)] for result in called]
     asked = {
-        spec.name: _end_to_end([segment[index] for segment in segments]) if spec.is_sequence else segments[0][index]
+        spec.name: _end_to_end([segment[index] for segment in segments])
+        if signature.runs_over_time(spec)
+        else segments[0][index]
         for index, spec in enumerate(signature.inputs)
     }
     answered = {
@@ -147,8 +84,34 @@ def answers(
     )
 
 
-def _layers(model: Any) -> list[Any]:
-    return list(model._flatten_layers())
+def _check_multiple(signature: Signature, given: Sequence[Array] | None, multiple: int) -> None:
+    for index, spec in enumerate(signature.inputs):
+        if not signature.runs_over_time(spec):
+            continue
+        steps = spec.axes[1] if given is None else given[index].shape[1]
+        if isinstance(steps, int) and steps % multiple:
+            whose = "the model's own length" if given is None else "that of the samples"
+            raise Refused(
+                f"input '{spec.name}': a file of this model takes chunks of a multiple of {multiple} time steps, "
+                f"because its strides put out one step for every {multiple} that go in; {whose} is {steps}. "
+                f"Use {steps - steps % multiple or multiple} steps"
+            )
+
+
+def _begin_valid(signature: Signature, segment: list[Array]) -> None:
+    """Let each row begin on a valid step, where a mask may be.
+
+    Keras puts out zeros at masked steps at the beginning of a call, in which it has put out nothing yet; the file puts
+    out what was put out last, as the whole sequence does. Elsewhere they must agree.
+    """
+    for spec, array in zip(signature.inputs, segment, strict=True):
+        if array.ndim < 2:
+            continue
+        if array.dtype == bool:
+            array[:, 0] = True
+        elif spec.mask_value is not None:
+            steps = array[:, 0]
+            steps[steps == spec.mask_value] = 1 if spec.mask_value != 1 else 0
 
 
 def _end_to_end(pieces: Sequence[Array]) -> Array:

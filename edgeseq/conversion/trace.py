@@ -22,6 +22,7 @@ from edgeseq.conversion.lock import LOCK
 from edgeseq.conversion.markers import Trace, weight
 from edgeseq.conversion.names import plain_name
 from edgeseq.conversion.pieces import concrete_function
+from edgeseq.conversion.windows import WINDOWED, windowed_call
 from edgeseq.errors import EdgeseqError
 
 
@@ -60,6 +61,7 @@ def _patched(trace: Trace) -> Iterator[None]:
         (keras_layers.Bidirectional, "_can_attempt_fused_lstm", _never),
         (keras_layers.Bidirectional, "_can_attempt_fused_gru", _never),
         (keras_layers.TimeDistributed, "call", time_distributed_call),
+        *((owner, "call", windowed_call) for owner in dict.fromkeys(map(_caller, WINDOWED))),
         (keras_layers.Embedding, "call", _embedding_call),
         (keras_layers.Dense, "call", _dense_call),
         # TensorFlow refuses scopes with spaces and umlauts, which Keras takes for names of layers.
@@ -81,6 +83,11 @@ def _patched(trace: Trace) -> Iterator[None]:
             tf.config.run_functions_eagerly(eager)
             for owner, name, original in originals:
                 setattr(owner, name, original)
+
+
+def _caller(layer: type) -> type:
+    """The class that has the `call` of a layer."""
+    return next(base for base in layer.__mro__ if "call" in vars(base))
 
 
 def _in_thread(

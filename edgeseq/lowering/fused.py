@@ -24,7 +24,7 @@ from edgeseq.lowering.spec import (
     RecurrentSpec,
     select_gates,
 )
-from edgeseq.lowering.strategy import Lowered, Signals, merge
+from edgeseq.lowering.strategy import Lowered, Signals, merge, output_before
 
 OP: dict[Kind, str] = {"simple_rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
 
@@ -50,6 +50,8 @@ def decline(spec: RecurrentSpec, target: str) -> str:
     """Why this strategy cannot lower `spec` for `target`; empty when it can."""
     if spec.kind not in OP:
         return f"ONNX has no recurrent op for {spec.layer_type}"
+    if spec.first_output == "given":
+        return "what masked steps repeat is carried beside the states"
     if spec.dtype == "float64":
         return f"onnxruntime has no {OP[spec.kind]} in double precision on the CPU"
     for direction in spec.directions:
@@ -94,13 +96,16 @@ def lower(b: Builder, spec: RecurrentSpec, signals: Signals) -> Lowered:
         # A row without a valid step gives its initial state back; onnxruntime gives zeros.
         valid = masks.any_valid(b, mask)
         states = tuple(b.op("Where", valid, state, start) for state, start in zip(states, signals.initial, strict=True))
+    before = output_before(spec, signals.initial)
 
     outputs: tuple[ir.Value, ...] = ()
     if wants_sequence:
         outputs = _sequence(b, spec, y, backwards)
         if compaction is not None:
             zero = spec.masked_output == "zero"
-            outputs = tuple(masks.spread(b, compaction, output, zero=zero) for output in outputs)
+            outputs = tuple(masks.spread(b, compaction, output, zero=zero, before=before) for output in outputs)
+    elif signals.wants_output and before is not None:
+        outputs = (states[0],)
     elif signals.wants_output:
         ends = tuple(by_direction[0])
         if mask is not None:

@@ -61,17 +61,21 @@ def shortened(b: Builder, compaction: Compaction) -> ir.Value:
     return b.op("Less", b.unsqueeze(steps, 0), b.unsqueeze(compaction.lengths, 1))
 
 
-def spread(b: Builder, compaction: Compaction, y: ir.Value, *, zero: bool, rank: int = 3) -> ir.Value:
+def spread(
+    b: Builder, compaction: Compaction, y: ir.Value, *, zero: bool, before: ir.Value | None = None, rank: int = 3
+) -> ir.Value:
     """(batch, longest, units...), of `rank` axes, back to (batch, time, units...).
 
-    A masked step puts out zeros when `zero`, else the output before it, which is zeros when there is none.
+    A masked step puts out zeros when `zero`, else the output before it; where there is none, `before` (batch,
+    units...), by default zeros.
     """
     counted = b.op("CumSum", compaction.valid, b.constant(1, np.int64))
     position = b.op("Sub", counted, b.constant(1, np.int32))
     index = b.op("Cast", b.op("Max", position, b.constant(0, np.int32)), to=ir.DataType.INT64)
     gathered = b.op("GatherND", y, b.unsqueeze(index, 2), batch_dims=1)
     keep = compaction.mask if zero else b.op("Greater", counted, b.constant(0, np.int32))
-    return zero_where(b, b.op("Unsqueeze", keep, b.integers(*range(2, rank))) if rank > 2 else keep, gathered)
+    keep = b.op("Unsqueeze", keep, b.integers(*range(2, rank))) if rank > 2 else keep
+    return zero_where(b, keep, gathered) if before is None else b.op("Where", keep, gathered, b.unsqueeze(before, 1))
 
 
 def fit(b: Builder, mask: ir.Value, rank: int) -> ir.Value:

@@ -29,7 +29,8 @@ def _run(b: Builder, work: stepwise.Pass) -> stepwise.Ran:
     initial = list(work.initial) or cells.zero_states(b, spec, work.products)
     count = len(initial)
     if work.carries_output:
-        initial.append(cells.zero_output(b, spec, work.products))
+        before = work.output_before
+        initial.append(cells.zero_output(b, spec, work.products) if before is None else before)
 
     dtype = ir.DataType.from_numpy(np.dtype(spec.dtype))
     body = b.body()

@@ -143,6 +143,9 @@ class RecurrentSpec:
     """Whether a Boolean mask (batch, time) says which steps count. A masked step keeps the state."""
     masked_output: Literal["repeat", "zero"] = "repeat"
     """What a masked step puts out: the output before it (zeros when there is none), or zeros."""
+    first_output: Literal["zero", "state", "given"] = "zero"
+    """What masked steps before the first valid one repeat: zeros; the first state before the first step; or an output
+    that comes as one more state behind the others and goes out as one. For a single pass only."""
     initial_state: Literal["zero", "given"] = "zero"
     """Whether the states start from zero or come as inputs, one a state and direction, in the order of `STATES`."""
     time_steps: int | None = None
@@ -178,10 +181,11 @@ class RecurrentSpec:
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """Names of all states in order, such as ``h, c`` or ``forward_h, forward_c, backward_h, backward_c``."""
+        """Names of all that is carried, in order, such as ``h, c``, ``0, output`` or ``forward_h, forward_c,
+        backward_h, backward_c``."""
         names = self.pass_states
         if len(self.passes) == 1:
-            return names
+            return (*names, "output") if self.first_output == "given" else names
         return tuple(f"{side}_{name}" for side in ("forward", "backward") for name in names)
 
 

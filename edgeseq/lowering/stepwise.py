@@ -11,7 +11,7 @@ import onnx_ir as ir
 from edgeseq.lowering import activations, cells, masks
 from edgeseq.lowering.builder import Builder
 from edgeseq.lowering.spec import Direction, RecurrentSpec, TracedCell
-from edgeseq.lowering.strategy import Lowered, Signals, merge, zero_where
+from edgeseq.lowering.strategy import Lowered, Signals, merge, output_before, zero_where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,8 @@ class Pass:
     """(time, batch, 1) Boolean."""
     initial: tuple[ir.Value, ...]
     """States before the first step, (batch, units[, spatial...]); empty when they are zero."""
+    output_before: ir.Value | None
+    """What counts as the output before the first step, (batch, units[, spatial...]); None for zeros."""
     masked_output: Literal["repeat", "zero", "any"]
     """What a masked step puts out; ``any`` where nobody looks."""
     wants_sequence: bool
@@ -38,6 +40,8 @@ class Pass:
     @property
     def carries_output(self) -> bool:
         """Whether the output before a step is needed in it or after it, as if it were a state."""
+        if self.spec.first_output == "given":
+            return True
         if self.wants_sequence:
             return self.mask is not None and self.masked_output == "repeat"
         # The output of Keras's own cells is their first state.
@@ -51,7 +55,7 @@ class Ran:
     sequence: ir.Value | None
     """(time, batch, units[, spatial...]) in the order of computation, when it was wanted."""
     end: ir.Value
-    """The output after the last valid step, when it was wanted."""
+    """The output after the last valid step, when it was wanted or is carried."""
     states: tuple[ir.Value, ...]
     """After the last step."""
 
@@ -84,6 +88,7 @@ def lower(b: Builder, spec: RecurrentSpec, signals: Signals, run: Run, op_type: 
     ends: list[ir.Value] = []
     states: list[ir.Value] = []
     wants_sequence = spec.return_sequences and signals.wants_output
+    before = output_before(spec, signals.initial)
     for index, direction in enumerate(spec.passes):
         given = signals.initial[index * count : (index + 1) * count]
         x, mask, backwards = signals.x, signals.mask, direction.backwards
@@ -101,6 +106,7 @@ def lower(b: Builder, spec: RecurrentSpec, signals: Signals, run: Run, op_type: 
                 products=cells.project(b, spec, direction, x),
                 mask=None if mask is None else b.unsqueeze(b.transpose(mask, 1, 0), 2),
                 initial=tuple(cells.channels_first(b, spec, state, leading=1) for state in given),
+                output_before=None if before is None else cells.channels_first(b, spec, before, leading=1),
                 # A compacted sequence gets its masked steps back when it is spread out again.
                 masked_output="any" if compact else spec.masked_output,
                 wants_sequence=wants_sequence,
@@ -109,18 +115,20 @@ def lower(b: Builder, spec: RecurrentSpec, signals: Signals, run: Run, op_type: 
         )
         finals = [cells.channels_back(b, spec, state, leading=1) for state in ran.states]
         states += finals
+        if spec.first_output == "given":
+            states.append(cells.channels_back(b, spec, ran.end, leading=1))
         if ran.sequence is not None:
             rank = spec.output_rank + 1
             sequence = cells.channels_back(b, spec, b.transpose(ran.sequence, 1, 0, *range(2, rank)), leading=2)
             if compaction is not None:
                 zero = spec.masked_output == "zero"
-                sequence = masks.spread(b, compaction, sequence, rank=rank, zero=zero)
+                sequence = masks.spread(b, compaction, sequence, rank=rank, zero=zero, before=before)
             # Two directions are put together in time order; a single one stays in the order of computation.
             in_time = direction.backwards and len(spec.passes) == 2
             sequences.append(b.flip(sequence, 1) if in_time else sequence)
         else:
             end = cells.channels_back(b, spec, ran.end, leading=1)
-            if signals.mask is not None:
+            if signals.mask is not None and before is None:
                 late, from_zero = direction.backwards, not given
                 end = masks.last_output(b, spec, signals.mask, end, backwards=late, from_zero=from_zero)
             ends.append(end)

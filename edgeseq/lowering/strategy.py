@@ -53,6 +53,13 @@ def merge(b: Builder, spec: RecurrentSpec, forward: ir.Value, backward: ir.Value
             return forward, backward
 
 
+def output_before(spec: RecurrentSpec, initial: tuple[ir.Value, ...]) -> ir.Value | None:
+    """What masked steps before the first valid one put out, (batch, units[, spatial...]); None for zeros."""
+    if spec.first_output == "zero":
+        return None
+    return initial[0 if spec.first_output == "state" else -1]
+
+
 def zero_where(b: Builder, keep: ir.Value, value: ir.Value) -> ir.Value:
     """`value` where `keep` is true, else zero; `keep` broadcasts."""
     return b.op("Where", keep, value, b.constant(0.0))

@@ -38,7 +38,7 @@ def _run(b: Builder, work: stepwise.Pass) -> stepwise.Ran:
     if spec.kind == "gru" and not work.initial:
         carried = [*cells.zero_states(b, spec, work.products)]
     if work.carries_output:
-        carried.append(None)
+        carried.append(work.output_before)
     outputs = []
     for time in reversed(range(steps)) if work.backwards else range(steps):
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from edgeseq.runtime.manifest import Manifest, load_manifest
 from edgeseq.runtime.model import Model
+from edgeseq.runtime.pool import Pool, PooledStream
 from edgeseq.runtime.stream import Stream
 
-__all__ = ["Manifest", "Model", "Stream", "load_manifest"]
+__all__ = ["Manifest", "Model", "Pool", "PooledStream", "Stream", "load_manifest"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from edgeseq.errors import InputMismatch
 from edgeseq.runtime import structure
-from edgeseq.runtime.manifest import Structure, TensorSpec
+from edgeseq.runtime.manifest import Structure, TensorSpec, time_axes
 
 Axes = tuple[str | int, ...]
 Lengths = dict[str, int]
@@ -27,6 +28,8 @@ class Feed:
         self._structure = input_structure
         self._specs = tuple((spec.name, np.dtype(spec.dtype), spec.axes, spec.vocabulary_size) for spec in specs)
         self._names = [spec.name for spec in specs]
+        self.only = self._specs[0] if len(specs) == 1 else None
+        """Name, dtype, axes and vocabulary of the input, where there is only one."""
 
     def by_name(self, inputs: Any) -> dict[str, Any]:
         """The values by input name, whether they come nested as for Keras or as a dict by name.
@@ -62,16 +65,43 @@ class Feed:
             if type(array) is not np.ndarray or array.dtype != dtype:
                 array = _converted(name, array, dtype)
             check_shape(name, array, axes, lengths)
-            self.check_finite(name, array)
-            if vocabulary is not None and dtype.kind in "iu":
-                _check_ids(name, array, vocabulary)
+            self.check_values(name, array, vocabulary)
             arrays[name] = array
         return arrays
 
+    def check_values(self, name: str, array: np.ndarray, vocabulary: int | None) -> None:
+        """Raise InputMismatch for numbers that the input does not take: those not finite, and ids past the table."""
+        kind = array.dtype.kind
+        if kind == "f":
+            self.check_finite(name, array)
+        elif vocabulary is not None and kind in "iu":
+            _check_ids(name, array, vocabulary)
+
+    def takes_finite_only(self, dtype: np.dtype[Any]) -> bool:
+        """Whether NaN and infinity are refused in arrays of `dtype`: an op of the file may answer a number to them."""
+        return self._finite_only and dtype.kind == "f"
+
     def check_finite(self, name: str, array: np.ndarray, kind: str = "input") -> None:
-        """Raise InputMismatch for NaN and infinity where an op of the file may answer a number to them."""
-        if self._finite_only and array.dtype.kind == "f":
+        """Raise InputMismatch for NaN and infinity where those are refused."""
+        # A sum of squares is finite only of finite numbers, and the quickest look at all. It may overflow: np.dot warns
+        # of that, np.vdot does not.
+        if self.takes_finite_only(array.dtype) and not math.isfinite(np.vdot(array, array)):
             _check_finite(name, array, kind)
+
+
+def check_chunk(arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec], multiple: int) -> None:
+    """Raise InputMismatch unless the sequences among `arrays` have a multiple of `Manifest.chunk_multiple` steps."""
+    if multiple == 1:
+        return
+    for name, axis in time_axes(inputs).items():
+        steps = arrays[name].shape[axis]
+        if steps % multiple:
+            raise InputMismatch(
+                f"input '{name}' takes chunks of {multiple}, {2 * multiple}, {3 * multiple}... time steps, because the "
+                f"model's strides put out one step for every {multiple} that go in; got {steps}. Keep the last "
+                f"{steps % multiple} for the next chunk",
+                name,
+            )
 
 
 def check_shape(name: str, array: np.ndarray, axes: Axes, lengths: Lengths, *, kind: str = "input") -> None:

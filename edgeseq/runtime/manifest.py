@@ -35,7 +35,8 @@ class TensorSpec:
     dtype: str
     """numpy dtype name of the ONNX tensor, such as ``float32``, ``int32`` or ``bool``."""
     axes: tuple[str | int, ...]
-    """One entry an axis: an int is a fixed length, a name (``batch``, ``time``, ``time_2``) a free one."""
+    """One entry an axis: an int is a fixed length, a name (``batch``, ``time``, ``time_2``) a free one; ``time/4`` is
+    a fourth of the time steps that go in."""
     vocabulary_size: int | None = None
     """For an input that an Embedding reads: how many ids there are, from 0 on. None for any other."""
 
@@ -162,6 +163,8 @@ class Manifest:
     """How the Keras model returns its outputs."""
     states: tuple[StateSpec, ...] = ()
     """States in graph order; empty unless the file streams."""
+    chunk_multiple: int = 1
+    """A streaming file takes chunks of a multiple of so many time steps: the product of its layers' strides."""
     masks: tuple[MaskSpec, ...] = ()
     """The layers that make masks."""
     recurrent: tuple[RecurrentLayer, ...] = ()
@@ -255,9 +258,15 @@ def time_axes(inputs: Sequence[TensorSpec]) -> dict[str, int]:
 def output_time_axes(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> dict[str, int]:
     """The time axis, by name, of those outputs that have an entry for each step that goes in.
 
-    Any other output, an image as well, is an answer of its own to each chunk.
+    So do those with one for every so many steps, whose axis is then called ``time/4``. Any other output, an image as
+    well, is an answer of its own to each chunk.
     """
     along = time_axes(inputs)
     steps = {spec.axes[along[spec.name]] for spec in inputs if spec.name in along}
     found = ((spec, spec.time_axis) for spec in outputs)
-    return {spec.name: axis for spec, axis in found if axis is not None and spec.axes[axis] in steps}
+    return {spec.name: axis for spec, axis in found if axis is not None and _whole_axis(spec.axes[axis]) in steps}
+
+
+def _whole_axis(axis: str | int) -> str | int:
+    """The axis that a part of one, such as ``time/4``, is counted on."""
+    return axis.partition("/")[0] if isinstance(axis, str) else axis

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from edgeseq import files
-from edgeseq.errors import EdgeseqError, InvalidFile, ModelRefused, WrongUsage
-from edgeseq.runtime import graphs, opening, providers, signature, structure
+from edgeseq.errors import DependentRows, EdgeseqError, InvalidFile, ModelRefused, WrongUsage
+from edgeseq.runtime import graphs, opening, providers, signature, states, structure
 from edgeseq.runtime.bound import Bound, Runner
-from edgeseq.runtime.feed import Feed, Lengths, shape_of
+from edgeseq.runtime.feed import Feed, Lengths
+from edgeseq.runtime.independence import cause_of_dependence
 from edgeseq.runtime.manifest import Manifest, TensorSpec, load_manifest
 from edgeseq.runtime.placement import Placement, Proof
+from edgeseq.runtime.pool import Pool
 from edgeseq.runtime.preprocessing import Preprocessing
 from edgeseq.runtime.ranges import GivenRanges, check_lengths
 from edgeseq.runtime.stream import Stream
@@ -103,8 +105,10 @@ class Model:
         self.manifest: Manifest = manifest
         loses_nan = any(op in _LOSES_NAN for layer in manifest.recurrent for op in layer.op_types)
         self.feed = Feed(manifest.inputs, manifest.input_structure, finite_only=loses_nan)
+        # Looked up while the file is there for certain.
+        self._dependence = cause_of_dependence(path, manifest) if manifest.states else None
         self._output_names = [spec.name for spec in manifest.outputs]
-        self._single_output = isinstance(manifest.output_structure, str)
+        self.answers_alone = isinstance(manifest.output_structure, str)
         self._unavailable = choice.unavailable
         self.runner = Runner(path, self.session, self._proof, graphs.graphs_of(path, self.session, manifest))
         """What runs the session, for `Stream`."""
@@ -160,13 +164,13 @@ class Model:
         shapes = tuple(array.shape for array in feed.values())
         with self.runner.lock:
             if shapes not in self._bounds:
-                states = [TensorSpec(name=it.input, dtype=it.dtype, axes=it.axes) for it in self.manifest.states]
-                self._bounds[shapes] = Bound(self.runner, [*self.inputs, *states], self.outputs, lengths)
+                given = [TensorSpec(name=it.input, dtype=it.dtype, axes=it.axes) for it in self.manifest.states]
+                self._bounds[shapes] = Bound(self.runner, [*self.inputs, *given], self.outputs, lengths)
             return self._bounds[shapes].run(feed)
 
     def nested(self, results: list[np.ndarray], *, raw: bool = False) -> Any:
         """The session's `results`, in the order of `outputs`, nested as Keras returns them."""
-        if self._single_output and not raw:
+        if self.answers_alone and not raw:
             return results[0]
         values = dict(zip(self._output_names, results, strict=True))
         if raw:
@@ -175,17 +179,34 @@ class Model:
 
     def initial_states(self, lengths: Lengths) -> dict[str, np.ndarray]:
         """New arrays of the initial states by input name; `lengths` gives the length of each named axis."""
-        return {
-            state.input: np.full(shape_of(state.axes, lengths), state.initial, state.dtype)
-            for state in self.manifest.states
-        }
+        return states.initial(self.manifest.states, lengths)
 
     def stream(self, batch: int = 1) -> Stream:
         """A new stream of `batch` rows that keeps the state from step to step.
 
-        Raises WrongUsage when the file has no states, or another fixed batch.
+        Raises WrongUsage when the file has no states, or another fixed batch, and DependentRows when it is quantized so
+        that rows and steps share a scale.
         """
+        self._check_rows()
         return Stream(self, batch)
+
+    def pool(
+        self, *, max_streams: int = 1024, max_batch: int = 64, max_wait_ms: float = 2.0, max_queue: int = 4096
+    ) -> Pool:
+        """Many streams of one row each, `max_streams` of them at most, computed in batches of at most `max_batch` rows.
+
+        The queued form waits `max_wait_ms` for a batch to fill, and holds `max_queue` chunks. A pool is to be closed,
+        or used in a ``with``.
+
+        Raises WrongUsage when the file has no states, or not one row for each stream in all inputs and outputs, and
+        DependentRows as `stream` does.
+        """
+        self._check_rows()
+        return Pool(self, max_streams=max_streams, max_batch=max_batch, max_wait_ms=max_wait_ms, max_queue=max_queue)
+
+    def _check_rows(self) -> None:
+        if self._dependence is not None:
+            raise DependentRows(self.path, self._dependence)
 
     @functools.cached_property
     def _preprocessing(self) -> Preprocessing:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeseq.errors import InputMismatch, WrongUsage
-from edgeseq.runtime import structure
+from edgeseq.errors import WrongUsage
+from edgeseq.runtime import saved_state
 from edgeseq.runtime.bound import Bound, Runner, States
-from edgeseq.runtime.feed import Lengths, check_shape
+from edgeseq.runtime.feed import Lengths, check_chunk
 from edgeseq.runtime.manifest import Manifest
 from edgeseq.runtime.ranges import check_lengths
+from edgeseq.runtime.repeat import Repeat
+from edgeseq.runtime.states import checked
 
 if TYPE_CHECKING:
     from edgeseq.runtime.model import Model
@@ -28,6 +30,8 @@ class Lane:
         self.states = States(runner, manifest.states, lengths)
         self._runner, self._manifest = runner, manifest
         self._bounds: dict[tuple[tuple[int, ...], ...], Bound] = {}
+        self.latest: Bound
+        """Of the last step."""
 
     @classmethod
     def take(cls, runner: Runner, manifest: Manifest, lengths: Lengths) -> Lane:
@@ -48,7 +52,7 @@ class Lane:
             # Graphs are counted, and stay: onnxruntime would not free them with their buffers.
             if len(self._bounds) == _MOST_BOUNDS and not self._runner.graphs:
                 del self._bounds[next(iter(self._bounds))]
-        self._bounds[shapes] = bound
+        self._bounds[shapes] = self.latest = bound
         return bound.run(feed)
 
 
@@ -72,29 +76,42 @@ class Stream:
         self._lane: Lane | None = None
         self._leave: Callable[[], Any] = lambda: None
         self._started = False  # until the first step after a reset the states are the initial ones, not the lane's
+        self._last: Bound | None = None
+        self._again: Repeat | None = None
 
     def step(self, x: Any) -> Any:
         """Answers for the next steps of the sequence, `x` of shape (batch, time, ...) with at least one step.
+
+        A file with strides takes chunks of a multiple of `Manifest.chunk_multiple` steps.
 
         Takes and returns what the model does; the arrays returned are the caller's. When it raises, the state is
         that of before.
 
         Raises InputMismatch for inputs that do not fit.
         """
+        if self._again is not None and (found := self._again.step(x)) is not None:
+            return self._model.nested(found)
         lengths = self._lengths.copy()
         feed = self._model.feed.arrays(self._model.feed.by_name(x), lengths)
         check_lengths(lengths, self._model.ranges)
+        check_chunk(feed, self._model.inputs, self._model.manifest.chunk_multiple)
         if self._started and self._lane is not None:
-            return self._model.nested(self._lane.step(feed, lengths))
-        known = self._known(lengths)
-        results = self._begin(known, self._model.initial_states(known)).step(feed, lengths)
-        self._lengths, self._started = known, True
+            lane = self._lane
+            results = lane.step(feed, lengths)
+        else:
+            known = self._known(lengths)
+            lane = self._begin(known, self._model.initial_states(known))
+            results = lane.step(feed, lengths)
+            self._lengths, self._started = known, True
+        # The second step of a shape in a row promises a third.
+        again = lane.latest is self._last
+        self._last, self._again = lane.latest, Repeat.of(lane.latest, self._model.feed) if again else None
         return self._model.nested(results)
 
     def reset(self, rows: Iterable[int] | None = None) -> None:
         """Back to the initial state, all rows or those given (0 to batch - 1)."""
         if rows is None:
-            self._lengths, self._started = self._start, False
+            self._lengths, self._started, self._again = self._start, False, None
             return
         chosen = list(rows)
         whole = all(isinstance(row, (int, np.integer)) and not isinstance(row, bool) for row in chosen)
@@ -121,19 +138,27 @@ class Stream:
 
     @state.setter
     def state(self, states: Mapping[str, Any]) -> None:
-        structure.check_keys(states, list(self._specs), "the state")
         lengths = self._start.copy()
-        found = {}
-        for name, spec in self._specs.items():
-            array = np.asarray(states[name])
-            if array.dtype != spec.dtype:
-                raise InputMismatch(f"state '{name}' is {spec.dtype}; got {array.dtype}", name)
-            check_shape(name, array, spec.axes, lengths, kind="state")
-            self._model.feed.check_finite(name, array, "state")
-            found[name] = array
+        found = checked(states, self._model.manifest.states, lengths, self._model.feed)
         known = self._known(lengths)
         self._begin(known, found)
         self._lengths, self._started = known, True
+
+    def to_bytes(self) -> bytes:
+        """The states as bytes, for `restore` in any process and on any machine with the same model.
+
+        Raises WrongUsage before the first step of a file whose states take their size from the input.
+        """
+        return saved_state.pack(self.state, model_hash=self._model.manifest.model_hash, batch=self.batch)
+
+    def restore(self, data: bytes) -> None:
+        """Go on from the states that `to_bytes` gave; a quantized form of the same model takes them too.
+
+        Raises InvalidState for bytes that are none or damaged, NewerState for a newer format, StateMismatch for those
+        of another model or batch, and InputMismatch for shapes or numbers that the file does not take. The states are
+        then those of before.
+        """
+        self.state = saved_state.unpack(data, model_hash=self._model.manifest.model_hash, batch=self.batch)
 
     def _known(self, lengths: Lengths) -> Lengths:
         """The lengths of the states' axes, which no later step may change."""
@@ -141,6 +166,7 @@ class Stream:
 
     def _begin(self, lengths: Lengths, states: Mapping[str, np.ndarray]) -> Lane:
         """The memory for states of these lengths, with `states` in it."""
+        self._last = self._again = None
         if self._lane is not None and self._lane.states.lengths == lengths:
             self._lane.states.write(states)
             return self._lane

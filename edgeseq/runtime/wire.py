@@ -10,7 +10,7 @@ import collections
 import contextlib
 import math
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -21,6 +21,7 @@ Field = int | memoryview
 
 _MODEL_GRAPH, _MODEL_METADATA = 7, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
+_NODE_NAME, _NODE_OP_TYPE = 3, 4
 _DIMS, _DATA_TYPE, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
 
 # Where tensors are: message -> number of a field -> the message in it. Attributes hold tensors, and the graphs of an
@@ -34,6 +35,8 @@ _HOLDS = {
     "sparse tensor": {1: "tensor", 2: "tensor"},
     "tensor": {_EXTERNAL: "entry"},
 }
+
+_HOLD_NODES = frozenset({"graph", "function", "node", "attribute"})
 
 # TensorProto.DataType -> numpy dtype name, and the field that holds the elements when raw_data does not.
 _DTYPES = {
@@ -111,6 +114,27 @@ def read_data_files(path: files.StrPath) -> tuple[str, ...]:
             held = _HOLDS[kind]
             messages.extend((_span(value), held[number]) for number, value in _fields(message) if number in held)
         return tuple(names)
+
+
+def find_node(path: files.StrPath, op_types: Collection[str]) -> tuple[str, str] | None:
+    """Op type and name of the first node of one of `op_types`, in subgraphs and functions too; None where none is.
+
+    Raises MissingInput when there is no file, InvalidFile when it is not an ONNX model.
+    """
+    with _opened(path) as data:
+        messages = collections.deque([(data, "model")])
+        while messages:
+            message, kind = messages.popleft()
+            held = {number: inner for number, inner in _HOLDS[kind].items() if inner in _HOLD_NODES}
+            told: dict[int, str] = {}
+            for number, value in _fields(message):
+                if number in held:
+                    messages.append((_span(value), held[number]))
+                elif kind == "node" and number in (_NODE_NAME, _NODE_OP_TYPE):
+                    told[number] = _text(value)
+            if told.get(_NODE_OP_TYPE) in op_types:
+                return told[_NODE_OP_TYPE], told.get(_NODE_NAME, "")
+        return None
 
 
 def read_tensor(path: files.StrPath) -> tuple[str, np.ndarray]:

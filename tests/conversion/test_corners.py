@@ -86,22 +86,24 @@ class TestStreams:
         np.testing.assert_allclose(answer, whole, atol=1e-6)
 
     @pytest.mark.parametrize(
-        "layers",
+        ("layer", "reason"),
         [
-            (L.LSTM(3, return_sequences=True), L.Softmax(axis=1, name="it")),
-            (L.LSTM(3, return_sequences=True), L.LayerNormalization(axis=1, name="it")),
-            (L.LSTM(3, return_sequences=True), L.PReLU(name="it")),
+            (L.Softmax(axis=1, name="it"), "axis=1 works along the time axis"),
+            (L.LayerNormalization(axis=1, name="it"), r"axis=\[?1\]? works along the time axis"),
+            (L.PReLU(name="it"), "weights of its own for each time step"),
         ],
     )
-    def test_layers_over_the_time_axis_are_refused(self, layers, tmp_path):
-        with pytest.raises(errors.UnsupportedLayer, match=r"layer 'it'.*one time step at a time"):
-            edgeseq.export(sequential(*layers, shape=(6, 4)), tmp_path / "model.onnx", streaming=True)
+    def test_layers_over_the_time_axis_are_refused(self, layer, reason, tmp_path):
+        model = sequential(L.LSTM(3, return_sequences=True), layer, shape=(6, 4))
+        with pytest.raises(errors.UnsupportedLayer, match=f"layer 'it'.*{reason}"):
+            edgeseq.export(model, tmp_path / "model.onnx", streaming=True)
 
     def test_operations_over_the_time_axis_are_refused(self, tmp_path):
         x = keras.Input((None, 4), name="x")
         h = L.LSTM(3, return_sequences=True)(x)
-        for y in (keras.ops.flip(h, axis=1), L.Concatenate(axis=1)([h, h])):
-            with pytest.raises(errors.UnsupportedLayer, match="one time step at a time"):
+        over_time = "one time step at a time", "axis=1 works along the time axis"
+        for y, reason in zip((keras.ops.flip(h, axis=1), L.Concatenate(axis=1)([h, h])), over_time, strict=True):
+            with pytest.raises(errors.UnsupportedLayer, match=reason):
                 edgeseq.export(keras.Model(x, y), tmp_path / "model.onnx", streaming=True)
 
     def test_elementwise_operations_stream(self, tmp_path):
@@ -109,10 +111,13 @@ class TestStreams:
         h = L.LSTM(4, return_sequences=True)(x)
         assert edgeseq.export(keras.Model(x, h * 2.0 + x), tmp_path / "model.onnx", streaming=True).parity
 
-    def test_recurrent_layers_below_a_time_distributed_are_refused(self, tmp_path):
-        model = sequential(L.TimeDistributed(L.LSTM(3, name="it")), shape=(None, 5, 4))
+    def test_recurrent_layers_below_a_time_distributed_begin_from_zero_in_each_step(self, tmp_path):
+        model = sequential(L.TimeDistributed(L.LSTM(3, name="it")), L.GRU(2, name="over"), shape=(None, 5, 4))
+        assert edgeseq.export(model, tmp_path / "model.onnx", streaming=True).states == ("state_in.00.over.h",)
+        x = keras.Input(batch_shape=(2, 3, 5, 4), name="x")
+        stateful = keras.Model(x, L.TimeDistributed(L.LSTM(3, name="it", stateful=True))(x))
         with pytest.raises(errors.UnsupportedLayer, match=r"layer 'it'.*inside a TimeDistributed"):
-            edgeseq.export(model, tmp_path / "model.onnx", streaming=True)
+            edgeseq.export(stateful, tmp_path / "stateful.onnx")
 
     @pytest.mark.parametrize("as_stateful", [False, True])
     def test_a_length_built_into_the_weights_is_refused(self, as_stateful, tmp_path):

@@ -171,6 +171,37 @@ def test_every_option_of_two_directions(kind, strategy):
         check(spec, strategy, masked=masked, given=given)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("kind", ["simple_rnn", "lstm", "gru"])
+@pytest.mark.parametrize("masked_output", ["repeat", "zero"])
+def test_masked_steps_of_a_chunk_repeat_the_output_before_it(masked_output, kind, strategy):
+    """Chunk by chunk with the states of the one before, as all at once."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(4, 9, 3)).astype(np.float32)
+    mask = random.random((4, 9)) < 0.5
+    mask[0], mask[1, 3:6], mask[2, :6] = False, False, False
+    mask[1, 2] = mask[2, 6] = True
+    for sequences in (False, True):
+        spec = make_spec(
+            kind,
+            return_sequences=sequences,
+            masked=True,
+            masked_output=masked_output,
+            initial_state="given",
+            first_output="state" if masked_output == "repeat" else "zero",
+            time_steps=3,
+        )
+        states = [np.zeros((4, spec.units), np.float32)] * len(spec.state_names)
+        for end in (3, 6, 9):
+            # The first row has no valid step at all, so zeros; the second none in the middle chunk.
+            whole, finals = numpy_layer(spec, x[:, :end], mask[:, :end], [np.zeros_like(state) for state in states])
+            outputs, states = run(spec, strategy, x[:, end - 3 : end], mask[:, end - 3 : end], states)
+            wanted = whole[0][:, -3:] if sequences else whole[0]
+            np.testing.assert_allclose(outputs[0], wanted, atol=TOLERANCE)
+            for state, final in zip(states, finals, strict=True):
+                np.testing.assert_allclose(state, final, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if activations.known(Activation(name=name))])
 @pytest.mark.parametrize("position", ["activation", "recurrent_activation"])
 def test_every_activation_in_every_position(name, position):

@@ -215,3 +215,79 @@ def test_a_state_sized_by_the_input(frames: Model):
     assert stream.step(np.ones((1, 1, 1))).tolist() == [[1.0]]
     stream.state = {"sum_in": np.ones((1, 2), np.float32)}
     assert stream.step(np.ones((1, 1, 2))).tolist() == [[2.0, 2.0]]
+
+
+def same_as_anew(model: Model, chunks: list[np.ndarray]) -> None:
+    """Each chunk through one stream, and through a new one that is given the states: nothing remembered."""
+    stream = model.stream(batch=len(chunks[0]))
+    for chunk in chunks:
+        before = stream.state
+        found = stream.step(chunk)
+        other = model.stream(batch=len(chunk))
+        other.state = before
+        assert np.array_equal(found, other.step(chunk))
+
+
+def test_steps_that_repeat_answer_as_the_first(model: Model):
+    x = some(2, 6, 3)
+    alike = [x[:, step : step + 1] for step in range(6)]
+    same_as_anew(
+        model, [*alike, x, x, x, *alike, x.astype(np.float64), *alike[:2], x[:, ::-1], np.asfortranarray(x), x]
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_repeated_step_refuses_what_the_first_does(model: Model, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(model.feed, "_finite_only", True)
+    stream, x = model.stream(), some(1, 1, 3)
+    for _ in range(4):
+        stream.step(x)
+    assert stream._again is not None
+    before = stream.state
+    for bad in (np.nan, np.inf, -np.inf):
+        wrong = x.copy()
+        wrong[0, 0, 1] = bad
+        with pytest.raises(InputMismatch, match=r"'x' holds NaN or infinity, first at \[0, 0, 1\]"):
+            stream.step(wrong)
+    for shape in ((1, 1, 4), (2, 1, 3), (1, 0, 3), (1, 3)):
+        with pytest.raises(InputMismatch):
+            stream.step(np.zeros(shape, np.float32))
+    assert all(np.array_equal(stream.state[name], array) for name, array in before.items())
+    with pytest.raises(InputMismatch, match="input 'x' takes float32"):
+        stream.step(np.full((1, 1, 3), 1e300))
+    # Squares of these overflow: they are looked at one by one, and taken.
+    assert np.isfinite(stream.step(np.full_like(x, 3e38))).all()
+
+
+def test_a_repeated_step_sees_what_was_set_between(model: Model):
+    stream, x = model.stream(batch=2), some(2, 1, 3)
+    first = [stream.step(x) for _ in range(4)]
+    stream.reset()
+    assert np.array_equal(stream.step(x), first[0])
+    saved = stream.state
+    assert np.array_equal(stream.step(x), first[1])
+    assert np.array_equal(stream.step(x), first[2])
+    stream.reset(rows=[1])
+    mixed = stream.step(x)
+    assert np.array_equal(mixed[0], first[3][0])
+    assert np.array_equal(mixed[1], first[0][1])
+    stream.state = saved
+    assert np.array_equal(stream.step(x), first[1])
+
+
+def test_chunks_of_a_model_with_strides(make_lstm: Callable[..., Any]):
+    stream = Model(make_lstm(streaming=True, chunk_multiple=2).path).stream()
+    for _ in range(3):
+        assert stream.step(some(1, 4, 3)).shape == (1, 4, 4)
+    with pytest.raises(InputMismatch, match="takes chunks of 2, 4, 6"):
+        stream.step(some(1, 3, 3))
+
+
+def test_a_repeated_step_of_a_state_that_changed_its_size(frames: Model):
+    stream, x = frames.stream(), np.ones((1, 1, 3), np.float32)
+    for _ in range(4):
+        stream.step(x)
+    stream.state = {"sum_in": np.ones((1, 2), np.float32)}
+    with pytest.raises(InputMismatch, match=r"height=2\); got \(1, 1, 3\)"):
+        stream.step(x)
+    assert stream.step(x[..., :2]).tolist() == [[2.0, 2.0]]
