@@ -27,7 +27,7 @@ def open_onnx(case, path, inputs, threads):
         feed[state.name] = np.zeros(shape, DTYPES[state.type])
     names = [output.name for output in session.get_outputs()][:1]
     loops = loop_ops(path)
-    notes = [f"holds {loops} Loop"] if loops else []
+    notes = [f"holds {loops} Loop or Scan"] if loops else []
     notes += [FORGETS] if case.states and not states else []
     return Opened(call=lambda: session.run(names, feed)[0], notes=tuple(notes))
 

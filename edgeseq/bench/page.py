@@ -217,7 +217,7 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         for row in rows
     )
     head = "".join(f'<th scope="col" class="words">{escape(header)}</th>' for header in headers)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
 
 
 def definitions(rows: Sequence[tuple[str, str]]) -> str:
@@ -232,7 +232,8 @@ def drawing(title: str, light_svg: bytes, dark_svg: bytes, caption: str, finding
         f'<img class="{form}" alt="{escape(finding or title)}" src="{_data("image/svg+xml", content)}">'
         for form, content in (("light", light_svg), ("dark", dark_svg))
     )
-    return f"<figure><h3>{escape(title)}</h3>{images}<figcaption>{escape(caption)}</figcaption></figure>"
+    heading = f"<h3>{escape(title)}</h3>" if title else ""
+    return f"<figure>{heading}{images}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def embedded_picture(path: Path, caption: str) -> str:

@@ -35,6 +35,8 @@ class Section:
     """A PNG, SVG, JPEG, GIF or WebP file, which becomes part of the page."""
     caption: str = ""
     """Under the picture, plain text."""
+    dark_picture: files.StrPath | None = None
+    """The same for readers in the dark; both are SVG files then."""
 
 
 def write_report(
@@ -121,9 +123,12 @@ def _references(run: BenchmarkRun, wanted: Sequence[str] | None) -> tuple[str, .
 
 
 def _extra(section: Section) -> str:
-    picture = (
-        page.embedded_picture(files.check_input(section.picture, "picture"), section.caption) if section.picture else ""
-    )
+    picture = ""
+    if section.picture and section.dark_picture:
+        light, dark = (files.check_input(path, "picture") for path in (section.picture, section.dark_picture))
+        picture = page.drawing("", light.read_bytes(), dark.read_bytes(), section.caption, section.text)
+    elif section.picture:
+        picture = page.embedded_picture(files.check_input(section.picture, "picture"), section.caption)
     return page.section(
         section.title,
         page.paragraphs(section.text),
