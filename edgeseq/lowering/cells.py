@@ -95,7 +95,7 @@ def _recurrent_product(b: Builder, spec: RecurrentSpec, state: ir.Value, kernel:
     if spec.convolution is None:
         return b.op("MatMul", state, b.constant(kernel))
     window = kernel.shape[: spec.convolution.rank]
-    return b.op("Conv", state, b.constant(_onnx_kernel(kernel)), pads=_same_pads(window, (1,) * len(window)))
+    return b.op("Conv", state, b.weights(_onnx_kernel(kernel)), pads=_same_pads(window, (1,) * len(window)))
 
 
 def _activate(b: Builder, spec: RecurrentSpec, activation: Activation | None, x: ir.Value) -> ir.Value:
@@ -218,8 +218,8 @@ def _convolve(b: Builder, spec: RecurrentSpec, direction: Direction, x: ir.Value
     else:
         # With strides the padding depends on the image size, which may be free.
         attributes["auto_pad"] = "SAME_UPPER"
-    bias = None if direction.bias is None else b.constant(direction.bias)
-    return b.op("Conv", x, b.constant(_onnx_kernel(direction.kernel)), bias, **attributes)
+    bias = None if direction.bias is None else b.weights(direction.bias)
+    return b.op("Conv", x, b.weights(_onnx_kernel(direction.kernel)), bias, **attributes)
 
 
 def _image_lengths(b: Builder, spec: RecurrentSpec, x: ir.Value) -> ir.Value:

@@ -18,6 +18,7 @@ from edgeseq.lowering.strategy import Signals
 from edgeseq.quantization.calibration import observe
 from edgeseq.quantization.candidates import CANDIDATES, apply
 from edgeseq.quantization.forms.convolutional import _best_bound
+from edgeseq.quantization.forms.hoisting import hoist_constants
 from edgeseq.quantization.layers import CONV_LSTM, find_layers
 from edgeseq.quantization.rewriting import Declined, subgraphs
 from edgeseq.quantization.runs import run_all, serialize
@@ -78,7 +79,10 @@ def conv_lstm(
     model = ir.Model(graph, ir_version=9)
     # As the exporter does: every step brings its own copy of the weights.
     DeduplicateInitializersPass(size_limit=10**6)(model)
-    return ir.serde.serialize_model(model)
+    made: onnx.ModelProto = ir.serde.serialize_model(model)
+    # As every file is loaded to be quantized.
+    hoist_constants(made.graph)
+    return made
 
 
 def name_all(nodes: Sequence[ir.Node], prefix: str) -> None:
@@ -97,7 +101,7 @@ def name_all(nodes: Sequence[ir.Node], prefix: str) -> None:
 def again(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes of a graph with the same constants, all else under other names."""
     copy = onnx.GraphProto.FromString(graph.SerializeToString())
-    constants = {name for node in copy.node for name in node.input if ".constant." in name}
+    constants = {name for node in copy.node for name in node.input if ".constant." in name or ".weights." in name}
     for node in copy.node:
         node.name = f"again/{node.name}"
         for names in (node.input, node.output):
