@@ -142,8 +142,7 @@ def write_page(found, summary, output, folder):
 def readme_table(measured):
     """Markdown: one thread, a single row."""
     lines = [
-        "| model | of the floor | vs `predict` | vs Keras's export | vs best other fp32 "
-        "| int8 vs best other int8 |",
+        "| model | of the floor | vs `predict` | vs Keras's export | vs best other fp32 | int8 vs best other int8 |",
         "|---|---|---|---|---|---|",
     ]
     for title, (_, row) in measured.items():

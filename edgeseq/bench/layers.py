@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ from edgeseq.runtime.placement import KERNEL_TIME, layer_of
 _RUN = "model_run"
 _WARM_UP_CALLS = 3
 
+OUTSIDE = "outside of nodes"
+"""What is written for the rest of a call."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTime:
@@ -44,6 +47,16 @@ class LayerTime:
     """Mean time of a call spent in its nodes, bodies of `Scan` included once, in nanoseconds."""
     share: float
     """`mean_ns` / the mean time of a profiled call; what is missing to 1 is spent outside of nodes."""
+
+    @property
+    def title(self) -> str:
+        """The name of the layer, or for nodes that name none, their op types."""
+        return self.layer or f"{', '.join(self.op_types)} of no layer"
+
+
+def outside_share(layers: Iterable[LayerTime]) -> float:
+    """Share of a profiled call that no node took; 0 where nodes at the same time add up to more than the call."""
+    return max(0.0, 1.0 - sum(layer.share for layer in layers))
 
 
 def time_layers(subject: Subject, *, calls: int = 20) -> tuple[LayerTime, ...]:

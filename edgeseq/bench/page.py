@@ -178,6 +178,11 @@ def warnings(texts: Sequence[str]) -> str:
     return f'<div class="care" role="note"><h3>Read with care</h3><ul>{listed}</ul></div>'
 
 
+def key_points(lines: Sequence[str]) -> str:
+    """What to know first, each line finished HTML; nothing without lines."""
+    return f'<ul class="key">{"".join(f"<li>{line}</li>" for line in lines)}</ul>' if lines else ""
+
+
 def notes(texts: Sequence[str]) -> str:
     """Remarks under a table; nothing without texts."""
     return f'<ul class="notes">{"".join(f"<li>{escape(text)}</li>" for text in texts)}</ul>' if texts else ""

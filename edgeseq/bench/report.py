@@ -8,12 +8,12 @@ from pathlib import Path
 
 from edgeseq import files
 from edgeseq.bench import page, pictures, tables
-from edgeseq.bench.method import conditions, method, plural
+from edgeseq.bench.method import conditions, method
 from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, read_run
-from edgeseq.bench.standings import fair_speedup, our_names, reference_groups, standings
+from edgeseq.bench.standings import Standings, fair_speedup, reference_groups, standings
 from edgeseq.bench.stats import Interval
-from edgeseq.bench.sweeps import best_of, rate, sweeps, threads_text
-from edgeseq.bench.units import duration, significant, times
+from edgeseq.bench.sweeps import best_of, sweeps
+from edgeseq.bench.units import duration, plural, rate, significant, threads_text, times
 from edgeseq.errors import WrongUsage
 
 _MOST_BARS = 12
@@ -68,7 +68,7 @@ def write_report(
         for result in results
     ]
     body = [_extra(section) for section in before]
-    body += _together(dict(runs)) if len(dict(runs)) > 1 else []
+    body += _together(dict(runs), references) if len(dict(runs)) > 1 else []
     body += [_run(name, run, _references(run, references)) for name, run in runs]
     body += [_extra(section) for section in after]
     introduction = "; ".join(
@@ -103,13 +103,11 @@ def save_picture(
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix not in ("png", "svg"):
         raise WrongUsage(f"pictures are written as .png or .svg, not {Path(path).name}")
-    held_against = _references(run, references)
-    lacking = chosen.lacks(run, held_against)
-    if lacking is not None:
-        raise WrongUsage(f"there is nothing to draw as {kind!r}: {lacking}")
+    view = pictures.View(run=run, references=_references(run, references))
+    if not chosen.shows(view):
+        raise WrongUsage(f"there is nothing to draw as {kind!r}: {chosen.lacking}")
     target = files.check_output(path, overwrite=overwrite)
-    theme = pictures.DARK if dark else pictures.LIGHT
-    files.write_bytes(target, chosen.draw(run, held_against, theme, suffix))
+    files.write_bytes(target, chosen.render(view, pictures.DARK if dark else pictures.LIGHT, suffix))
 
 
 def _references(run: BenchmarkRun, wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -138,16 +136,17 @@ def _extra(section: Section) -> str:
 
 
 def _run(name: str, run: BenchmarkRun, references: Sequence[str]) -> str:
+    view = pictures.View(run=run, references=references)
     drawings = [
         page.drawing(
             kind.title,
-            kind.draw(run, references, pictures.LIGHT, "svg"),
-            kind.draw(run, references, pictures.DARK, "svg"),
+            kind.render(view, pictures.LIGHT, "svg"),
+            kind.render(view, pictures.DARK, "svg"),
             kind.caption,
-            kind.finding(run, references),
+            kind.finding(view),
         )
         for name_of_kind, kind in pictures.KINDS.items()
-        if kind.lacks(run, references) is None
+        if kind.shows(view)
         # Many medians are read in the table, and in the distributions; as bars they would be a wall.
         and not (name_of_kind == "bars" and len(run.results) > _MOST_BARS)
     ]
@@ -172,40 +171,37 @@ def _layers(run: BenchmarkRun) -> str:
     return page.folded("Time of each layer", "".join(each))
 
 
-def _failures(found: Sequence[tuple[str, str, str]]) -> str:
-    rows = [(name, systems, page.shortened(reason)) for name, systems, reason in found]
-    return page.part("Not measured", page.text_table(("Subject", "Where", "Why"), rows) if rows else "")
-
-
-def _together(runs: Mapping[str, BenchmarkRun]) -> list[str]:
+def _together(runs: Mapping[str, BenchmarkRun], references: Sequence[str] | None) -> list[str]:
     """Sections about all runs of the same shapes that share subjects: a row each in one picture."""
     groups: dict[str, dict[str, BenchmarkRun]] = {}
     for name, run in runs.items():
         groups.setdefault(_setting(run), {})[name] = run
     sections = []
     for setting, group in groups.items():
-        found = [standing for standing in standings(group) if len(standing.speeds) > 1] if len(group) > 1 else []
-        shared = [set.intersection(*({speed.name for speed in standing.speeds} for standing in found))] if found else []
-        if len(found) < 2 or len(shared[0]) < 2:
-            continue
-        drawing = page.drawing(
-            "Against the best rival of each",
-            pictures.rivals_picture(group, pictures.LIGHT, "svg"),
-            pictures.rivals_picture(group, pictures.DARK, "svg"),
-            "To the right of 1 is faster than the fastest rival. Large symbols are what is judged, small ones rivals.",
-            pictures.rivals_finding(group).replace("\n", " "),
-        )
-        said = [page.escape(sentence) for sentence in pictures.rivals_finding(group).split("\n")]
-        sections.append(
-            page.section(
-                f"All together: {setting}",
-                f'<ul class="key">{"".join(f"<li>{sentence}</li>" for sentence in said)}</ul>',
-                page.pictures([drawing]),
-                page.table(tables.standings_table(standings(group), our_names(group))),
-                _failures(tables.failures(standings(group))),
-            )
-        )
+        found = standings(group, rivals=references)
+        compared = [{speed.name for speed in standing.speeds} for standing in found.systems if len(standing.speeds) > 1]
+        if len(compared) > 1 and len(set.intersection(*compared)) > 1:
+            sections.append(_standings(setting, found))
     return sections
+
+
+def _standings(setting: str, found: Standings) -> str:
+    sentences = pictures.rivals_finding(found)
+    drawing = page.drawing(
+        "Against the best rival of each",
+        pictures.rivals_picture(found, pictures.LIGHT, "svg"),
+        pictures.rivals_picture(found, pictures.DARK, "svg"),
+        "To the right of 1 is faster than the fastest rival. Large symbols are what is judged, small ones rivals.",
+        " ".join(sentences),
+    )
+    failures = [(name, systems, page.shortened(reason)) for name, systems, reason in tables.failures(found)]
+    return page.section(
+        f"All together: {setting}",
+        page.key_points([page.escape(sentence) for sentence in sentences]),
+        page.pictures([drawing]),
+        page.table(tables.standings_table(found)),
+        page.part("Not measured", page.text_table(("Subject", "Where", "Why"), failures) if failures else ""),
+    )
 
 
 def _setting(run: BenchmarkRun) -> str:
@@ -229,7 +225,7 @@ def _summary(run: BenchmarkRun, references: Sequence[str]) -> str:
     for result in run.results:
         if result.server is not None and result.server.deadline_ns is not None:
             lines.append(_highest_rate(result.name, result.server.deadline_ns, result.server.highest_rate_per_s))
-    return f'<ul class="key">{"".join(f"<li>{line}</li>" for line in lines)}</ul>' if lines else ""
+    return page.key_points(lines)
 
 
 def _against(run: BenchmarkRun, references: Sequence[str], group: Sequence[BenchmarkResult]) -> list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from edgeseq.bench.extras import ServerSettings
+from edgeseq.bench.server import ServerSettings
 from edgeseq.errors import WrongUsage
 
 SCENARIOS = ("single", "batch", "offline", "server")
@@ -27,7 +27,8 @@ class Plan:
     threads: tuple[int | None, ...]
     """Threads within an op, one subject each; None takes the file's advice."""
     sort_rows: bool
-    """Whether rows of like length may be put into one batch: only who has all of them can."""
+    """Whether rows of like length may be put into one batch: only who has all of them can, which is so offline; told
+    by name, since several batches may be a sweep of anything."""
     server: ServerSettings | None
     """At what rate queries arrive; None in the other scenarios."""
 
@@ -48,7 +49,7 @@ def plan(
     """
     named = scenario is not None
     if scenario is None:
-        scenario = _fitting(batches, threads, served=rate_per_s is not None or deadline_ns is not None)
+        scenario = fitting(batches, threads, served=rate_per_s is not None or deadline_ns is not None)
     if scenario not in SCENARIOS:
         raise WrongUsage(f"there is no scenario {scenario!r}; there are: {', '.join(SCENARIOS)}")
     served = scenario == "server"
@@ -67,14 +68,15 @@ def plan(
         scenario=scenario,
         batches=tuple(batches) or (1,),
         threads=tuple(threads) or (None,),
-        sort_rows=scenario == "offline",
+        sort_rows=named and scenario == "offline",
         server=ServerSettings(rate_per_s=rate_per_s, deadline_ns=deadline_ns) if served else None,
     )
 
 
-def _fitting(batches: Sequence[int], threads: Sequence[int], *, served: bool) -> str:
+def fitting(batches: Collection[int], threads: Collection[int | None], *, served: bool) -> str:
+    """The scenario that one model amounts to, measured with these batches and numbers of threads."""
     if served:
         return "server"
-    if len(batches) > 1 or len(threads) > 1:
+    if len(set(batches)) > 1 or len(set(threads)) > 1:
         return "offline"
-    return "batch" if batches and batches[0] > 1 else "single"
+    return "batch" if any(rows > 1 for rows in batches) else "single"

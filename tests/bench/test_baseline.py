@@ -23,7 +23,7 @@ OTHER_MACHINE = Machine(cpu_model="Another", cores=2, cpu_features=(), architect
 
 
 def probed(*levels: float) -> Disturbance:
-    return Disturbance(probe_ns=levels, other_cpu_share=None, stolen_share=None, involuntary_switches=None)
+    return Disturbance(probe_ns=levels, other_cores=None, stolen_share=None, involuntary_switches=None)
 
 
 def rounds(p50_ms: float, seed: int, spread: float = 0.01) -> tuple[float, ...]:

@@ -32,7 +32,7 @@ def quiet(**changes: Any) -> Disturbance:
     return Disturbance(
         **{
             "probe_ns": (1e6, 1.01e6) * 10,
-            "other_cpu_share": 0.02,
+            "other_cores": 0.02,
             "stolen_share": 0.0,
             "involuntary_switches": 3,
             **changes,
@@ -147,10 +147,10 @@ def test_a_quiet_machine_is_not_talked_about() -> None:
 @pytest.mark.parametrize(
     ("changes", "load", "said"),
     [
-        ({"other_cpu_share": 0.8}, 0.0, "other processes used 0.80 of the machine's 2 cores while this ran"),
+        ({"other_cores": 0.8}, 0.0, "other processes used 0.80 of the machine's 2 cores while this ran"),
         ({"probe_ns": (1e6, 1.12e6) * 10}, 0.0, "the machine's own speed varied by 11% between rounds"),
         ({"stolen_share": 0.03}, 0.0, "gave 3% of its time to others"),
-        ({"other_cpu_share": None}, 1.7, "at work before this ran (load average 1.7 on 2 cores)"),
+        ({"other_cores": None}, 1.7, "at work before this ran (load average 1.7 on 2 cores)"),
     ],
 )
 def test_a_disturbed_machine_is_told(changes: dict[str, Any], load: float, said: str) -> None:
@@ -164,7 +164,7 @@ def test_a_load_before_is_not_told_where_the_work_of_others_is_known() -> None:
 
 
 def test_many_cores_have_room_for_others() -> None:
-    assert run_warnings(quiet(other_cpu_share=0.8), load_before=None, cores=64) == ()
+    assert run_warnings(quiet(other_cores=0.8), load_before=None, cores=64) == ()
 
 
 def test_a_limit_that_was_hit_is_told() -> None:
@@ -205,7 +205,7 @@ def test_the_work_of_others_is_the_machines_less_ones_own(tmp_path: Path, monkey
     # Twenty seconds on two cores: 14 busy, of which 6 were ours, 1 stolen.
     stat.write_text(STAT.format(user=14 * second, idle=5 * second, stolen=1 * second))
     disturbance = watch.disturbance([1.0, 2.0])
-    assert disturbance.other_cpu_share == pytest.approx(0.8)
+    assert disturbance.other_cores == pytest.approx(0.8)
     assert disturbance.stolen_share == pytest.approx(0.05)
     assert disturbance.probe_ns == (1.0, 2.0)
 
@@ -217,6 +217,6 @@ def test_a_system_that_does_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(noise, "_PROC_STAT", tmp_path / "stat")
     monkeypatch.setattr(noise, "_resource", None)
     disturbance = noise.Watch().disturbance([])
-    assert (disturbance.other_cpu_share, disturbance.stolen_share, disturbance.involuntary_switches) == (
+    assert (disturbance.other_cores, disturbance.stolen_share, disturbance.involuntary_switches) == (
         None, None, None,
     )  # fmt: skip

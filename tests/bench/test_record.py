@@ -169,7 +169,7 @@ def test_what_is_new_survives_its_file(make_run: Any, make_result: Any, tmp_path
         ),
         energy=(Energy(counter="package-0", microjoules_per_call=1.5, watts=2.0),),
     )
-    disturbance = Disturbance(probe_ns=(1.0, 2.0), other_cpu_share=0.1, stolen_share=None, involuntary_switches=4)
+    disturbance = Disturbance(probe_ns=(1.0, 2.0), other_cores=0.1, stolen_share=None, involuntary_switches=4)
     run = make_run(result, scenario="offline", stopped="precise", disturbance=disturbance, warnings=("busy",))
     write_run(run, tmp_path / "results.json")
     assert read_run(tmp_path / "results.json") == run
