@@ -6,11 +6,13 @@ when one misses it, and undecided otherwise, since noise is no success.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
 import systems
 from rival_libraries.ours import FP32, INT8, OURS
+
 from edgeseq.bench.noise import speed_range
 from edgeseq.bench.record import KERAS_EXPORT, KERAS_PREDICT, speedup
 from edgeseq.files import write_bytes
@@ -80,12 +82,8 @@ def summarize(system, threads, batch, run, facts):
 
 def disturbance(found):
     """What the machine did besides, as one figure each."""
-    return {
-        "speed_range": speed_range(found.probe_ns),
-        "other_cpu_share": found.other_cpu_share,
-        "stolen_share": found.stolen_share,
-        "involuntary_switches": found.involuntary_switches,
-    }
+    figures = dataclasses.asdict(found)
+    return {"speed_range": speed_range(figures.pop("probe_ns")), **figures}
 
 
 def as_ratio(ratio):
@@ -192,7 +190,7 @@ def targets(runs):
                 for system, run in chosen.items()
                 if system in LSTMS
                 for name, ratio in run["edgeseq_int8_speedup"].items()
-                if run["subjects"][name]["returns_states"]
+                if run["subjects"][name]["returns_states"] and run["subjects"][INT8]["returns_states"]
             ],
             forgetful(
                 {system: run for system, run in chosen.items() if system in LSTMS},
@@ -228,7 +226,7 @@ def forgetful(chosen, pick):
         (system, name)
         for system, run in chosen.items()
         for name in pick(run["subjects"])
-        if name not in OURS and not run["subjects"][name]["returns_states"]
+        if not run["subjects"][name]["returns_states"]
     ]
 
 
@@ -267,7 +265,7 @@ def judged(target, ratios, left_out):
     return {
         "target": target + remark(left_out),
         "outcome": MISSED if found[MISSED] else UNDECIDED if found[UNDECIDED] or not ratios else MET,
-        "figure": "; ".join(said) if ratios else "nothing was measured",
+        "figure": ". ".join(said) if ratios else "nothing was measured",
         "count": len(ratios),
         "missed": found[MISSED],
         "undecided": found[UNDECIDED],
@@ -279,7 +277,10 @@ def not_above(row):
 
 
 def listed(rows):
-    return ", ".join(f"{row['system']} {row['rival']} {row['value']:.2f} x" for row in rows)
+    by_system = {}
+    for row in rows:
+        by_system.setdefault(row["system"], []).append(f"{row['rival']} {row['value']:.2f} x")
+    return "; ".join(f"{system}: {', '.join(found)}" for system, found in by_system.items())
 
 
 def remark(left_out):
@@ -299,7 +300,7 @@ def mean_target(chosen):
     figure = "nothing was measured"
     if mean is not None:
         between = mean["interval"] and f" ({mean['interval'][0]:.2f} to {mean['interval'][1]:.2f})"
-        figure = f"{mean['value']:.2f} x{between or ''} over {len(ratios)} systems"
+        figure = f"{mean['value']:.2f} x{between or ''} over {len(ratios)} system{'' if len(ratios) == 1 else 's'}"
     left_out = forgetful(chosen, fp32_measured)
     return {
         "target": "1.2 x the best fp32 rival in the geometric mean" + remark(left_out),

@@ -30,6 +30,7 @@ from edgeseq.bench.subjects import file_sha256, model_size_bytes
 from edgeseq.quantization.metrics import relative_rms
 
 PACKAGES = ("torch", "openvino", "ai-edge-litert")
+MODELS = (".onnx", ".tflite", ".xml")
 TOLERANCE = 1e-3
 """Largest difference of an fp32 answer, relative to the largest answer where that is above 1."""
 FORGETS = "does not return the states"
@@ -115,7 +116,7 @@ def make_subject(case, rival, inputs, threads, reference):
     if wrong:
         facts |= {"status": "wrong", "reason": wrong}
         return Subject(call=None, error=wrong, **common), facts
-    if path is not None:
+    if path is not None and path.suffix in MODELS:
         onnx = path.suffix == ".onnx"
         facts["size_bytes"] = model_size_bytes(path) if onnx else sum_of_sizes(path)
         common["size_bytes"] = facts["size_bytes"]
@@ -159,7 +160,7 @@ def main():
     request = json.loads(sys.argv[1])
     threads = cores(request["threads"])
     set_threads(threads)
-    case = Case(name=request["system"], folder=Path(request["folder"]))
+    case = Case(name=request["system"], folder=Path(request["folder"]), sources=request["sources"])
     rivals = [RIVALS[name] for name in request["rivals"]]
     batches = {int(batch): output for batch, output in request["outputs"].items()}
     if request["prepare"]:

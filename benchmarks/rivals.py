@@ -28,7 +28,7 @@ import systems
 from rival_libraries import registry
 from rival_libraries.cores import cores
 from rival_libraries.ours import FP32
-from rival_libraries.rival import Case
+from rival_libraries.rival import Case, source_hash
 
 from edgeseq.bench import read_run
 from edgeseq.bench.machine import installed_versions
@@ -69,7 +69,7 @@ def start(request, folder):
 
 def run_system(system, threads, outputs, options, folder):
     """Measure one system with one number of threads; the facts of each output, none when only files are made."""
-    case = Case(name=system, folder=folder / system)
+    case = Case(name=system, folder=folder / system, sources=options.sources)
     case.folder.mkdir(exist_ok=True)
     rivals = [name for name in registry.RIVALS if name in options.rival]
     request = {
@@ -78,6 +78,7 @@ def run_system(system, threads, outputs, options, folder):
         "outputs": {batch: str(output) for batch, output in outputs.items()},
         "rivals": rivals,
         "folder": str(case.folder),
+        "sources": case.sources,
         "settings": {name: getattr(options, name) for name in SETTINGS},
     }
     started = time.monotonic()
@@ -119,7 +120,7 @@ def main():
     parser.add_argument("--min-runs", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=20, help="at least; ratios are taken round by round")
     parser.add_argument("--precision", type=float, default=0.05, help="widest interval of a median, as a share of it")
-    parser.add_argument("--max-seconds", type=float, default=40.0, help="of a run, its warm-up apart")
+    parser.add_argument("--max-seconds", type=float, default=45.0, help="of a run, its warm-up apart")
     parser.add_argument("--warm-up-max-seconds", type=float, default=1.0)
     parser.add_argument(
         "--until-minutes", type=float, help="begin no further run after this time; start again to go on"
@@ -130,6 +131,7 @@ def main():
     options = parser.parse_args()
     chosen = options.rival or registry.RIVALS
     options.rival = {KERAS_PREDICT, FP32, *chosen}
+    options.sources = source_hash()
     options.output.mkdir(parents=True, exist_ok=True)
     folder = options.work.absolute() / fingerprint()
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import edgeseq
 import numpy as np
 import systems
 
+import edgeseq
 from edgeseq.bench.subjects import error_text
 from edgeseq.conversion.reference import reset_states
 
@@ -59,6 +59,8 @@ class Case:
 
     name: str
     folder: Path
+    sources: str
+    """`source_hash`, taken once: somebody may be working on them."""
 
     @property
     def system(self):
@@ -100,8 +102,8 @@ class Case:
         return once(self.folder / "tensorflow" / "saved_model", write)
 
     def place(self, rival, batch, threads):
-        """Where the rival's file is or will be: in a folder of its own, with whatever the converter writes beside it."""
-        parts = {"batch": f"batch-{batch}", "threads": f"threads-{threads}", "edgeseq": source_hash()}
+        """Where the rival's file is or will be: in a folder of its own, as converters write more than one file."""
+        parts = {"batch": f"batch-{batch}", "threads": f"threads-{threads}", "edgeseq": self.sources}
         name = Path(rival.file)
         return self.folder / "-".join([name.stem, *(parts[part] for part in rival.per)]) / name.name
 
@@ -120,7 +122,6 @@ class Case:
         return once(path, lambda target: rival.convert(self, target, inputs, threads))
 
 
-@functools.cache
 def source_hash():
     """Tells one edgeseq from another while it is worked on."""
     folder, digest = Path(edgeseq.__file__).parent, hashlib.sha256()

@@ -67,7 +67,8 @@ def compare_to_baseline(
     """
     then = {result.name: result for result in baseline.results}
     probes = _probes(new, baseline)
-    rows = [_row(result, then.get(result.name), margin, probes) for result in new.results]
+    elsewhere = new.machine.cpu_model != baseline.machine.cpu_model
+    rows = [_row(result, then.get(result.name), margin, probes, elsewhere=elsewhere) for result in new.results]
     names = {result.name for result in new.results}
     rows += [
         BaselineRow(
@@ -89,6 +90,8 @@ def _row(
     then: BenchmarkResult | None,
     margin: float,
     probes: tuple[tuple[float, ...], tuple[float, ...]] | None,
+    *,
+    elsewhere: bool,
 ) -> BaselineRow:
     def row(verdict: str, reason: str, *, ratio: Ratio | None = None, regression: bool = False) -> BaselineRow:
         return BaselineRow(name=now.name, ratio=ratio, verdict=verdict, regression=regression, reason=reason)
@@ -99,6 +102,8 @@ def _row(
         return row("not comparable", f"it failed in the baseline: {then.error}")
     if now.error is not None:
         return row("failed", f"it ran in the baseline and fails now: {now.error}", regression=True)
+    if elsewhere:
+        return row("not comparable", "the baseline was measured on another processor")
     was, is_now = _conditions(then), _conditions(now)
     for condition, value in is_now.items():
         if was[condition] != value:

@@ -34,7 +34,7 @@ def add_cold_starts(
         [subject for subject in subjects if subject.name in measured], seed=seed, progress=progress, failed=keep
     )
 
-    def told(result: BenchmarkResult, subject: Subject) -> Mapping[str, Any]:
+    def told(subject: Subject) -> Mapping[str, Any]:
         if subject.name in failed:
             raise failed[subject.name]
         return {"cold_start": starts.get(subject.name)}
@@ -45,7 +45,7 @@ def add_cold_starts(
 def add_layers(results: Results, subjects: Sequence[Subject], *, progress: Progress | None = None) -> Results:
     """Time by layer, for subjects that are files."""
 
-    def profiled(result: BenchmarkResult, subject: Subject) -> Mapping[str, Any]:
+    def profiled(subject: Subject) -> Mapping[str, Any]:
         return {"layers": time_layers(subject)} if subject.path is not None and subject.feeds else {}
 
     return _each(results, subjects, profiled, "it could not be profiled", "layers", progress)
@@ -61,19 +61,20 @@ def add_served(
 ) -> Results:
     """The server scenario, one subject after the other: two that answer at once would share the machine."""
 
-    def served(result: BenchmarkResult, subject: Subject) -> Mapping[str, Any]:
-        if subject.call is None:
-            return {}
-        found = serve(subject.call, settings, seed=seed)
-        return {"server": found, "notes": (*result.notes, *overload_note(found))}
+    def served(subject: Subject) -> Mapping[str, Any]:
+        return {} if subject.call is None else {"server": serve(subject.call, settings, seed=seed)}
 
-    return _each(results, subjects, served, "the server scenario failed", "server", progress)
+    found = _each(results, subjects, served, "the server scenario failed", "server", progress)
+    return tuple(
+        replace(result, notes=(*result.notes, *overload_note(result.server))) if result.server else result
+        for result in found
+    )
 
 
 def _each(
     results: Results,
     subjects: Sequence[Subject],
-    work: Callable[[BenchmarkResult, Subject], Mapping[str, Any]],
+    work: Callable[[Subject], Mapping[str, Any]],
     why: str,
     stage: str = "",
     progress: Progress | None = None,
@@ -86,7 +87,7 @@ def _each(
             progress(stage, number, len(results))
         if result.error is None:
             try:
-                result = replace(result, **work(result, by_name[result.name]))
+                result = replace(result, **work(by_name[result.name]))
             except Exception as error:  # noqa: BLE001 - what fails is told, and the times stand
                 result = replace(result, notes=(*result.notes, f"{why}: {error_text(error)}"))
         found.append(result)

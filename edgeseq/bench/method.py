@@ -14,7 +14,7 @@ from edgeseq.bench.units import binary_size, duration, plural, significant, thre
 _SCENARIOS = {
     "single": "one call after the other",
     "batch": "calls of several rows, one after the other",
-    "offline": "all rows there at once, several batches and numbers of threads",
+    "offline": "all rows there at once",
     "server": "queries that arrive at random",
 }
 _STOPPED = {

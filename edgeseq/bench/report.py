@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, read_run
 from edgeseq.bench.standings import Standings, fair_speedup, reference_groups, standings
 from edgeseq.bench.stats import Interval
 from edgeseq.bench.sweeps import best_of, sweeps
-from edgeseq.bench.units import duration, plural, rate, significant, threads_text, times
+from edgeseq.bench.units import plural, rate, significant, threads_text, times
 from edgeseq.errors import WrongUsage
 
 _MOST_BARS = 12
@@ -40,7 +41,7 @@ class Section:
 
 
 def write_report(
-    results: Sequence[files.StrPath | BenchmarkRun],
+    results: Sequence[files.StrPath | BenchmarkRun] | files.StrPath | BenchmarkRun,
     output: files.StrPath,
     *,
     title: str = "Benchmark",
@@ -49,7 +50,7 @@ def write_report(
     after: Sequence[Section] = (),
     overwrite: bool = False,
 ) -> None:
-    """Write one self-contained HTML page about `results`, which are runs or files that `write_run` made.
+    """Write one self-contained HTML page about `results`, runs or files that `write_run` made, one or several.
 
     `references` are the subjects that the others are held against; None takes Keras's own where they are in a run,
     else the run's first subject. `before` and `after` are put around the results.
@@ -57,6 +58,8 @@ def write_report(
     `output` ends in .html. Raises OutputExists, MissingInput, InvalidFile, WrongUsage, or MissingExtra without
     matplotlib.
     """
+    if isinstance(results, str | os.PathLike | BenchmarkRun):
+        results = [results]
     read = [result for result in results if not isinstance(result, BenchmarkRun)]
     target = files.check_output(output, overwrite=overwrite, sources=read)
     if target.suffix != ".html":
@@ -179,7 +182,7 @@ def _together(runs: Mapping[str, BenchmarkRun], references: Sequence[str] | None
     sections = []
     for setting, group in groups.items():
         found = standings(group, rivals=references)
-        compared = [{speed.name for speed in standing.speeds} for standing in found.systems if len(standing.speeds) > 1]
+        compared = [set(standing.speeds) for standing in found.systems if len(standing.speeds) > 1]
         if len(compared) > 1 and len(set.intersection(*compared)) > 1:
             sections.append(_standings(setting, found))
     return sections
@@ -222,9 +225,7 @@ def _summary(run: BenchmarkRun, references: Sequence[str]) -> str:
         lines.append(
             f"Most rows a second: <b>{page.escape(rate(per_s))}</b> by {page.escape(best.name)} at batch {batch}."
         )
-    for result in run.results:
-        if result.server is not None and result.server.deadline_ns is not None:
-            lines.append(_highest_rate(result.name, result.server.deadline_ns, result.server.highest_rate_per_s))
+    lines += map(page.escape, tables.server_findings(run))
     return page.key_points(lines)
 
 
@@ -248,13 +249,6 @@ def _fastest(run: BenchmarkRun, references: Sequence[str], name: str) -> list[st
     if ratio.value > 1:
         return [f"{who} is <b>{times(ratio.value)}</b> as fast as {other}{between}."]
     return [f"{who} is slower than {other}: <b>{times(ratio.value)}</b> its speed{between}."]
-
-
-def _highest_rate(name: str, deadline_ns: int, rate_per_s: float | None) -> str:
-    who, deadline = page.escape(name), page.escape(duration(deadline_ns))
-    if rate_per_s is None:
-        return f"{who} kept p99 within {deadline} at no rate that was tried."
-    return f"{who} keeps p99 within {deadline} up to <b>{page.escape(rate(rate_per_s))}</b> queries."
 
 
 def _between(interval: Interval | None) -> str:

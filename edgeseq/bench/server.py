@@ -62,7 +62,8 @@ class ServerSettings:
         for name in ("rate_per_s", "deadline_ns", "max_seconds"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise WrongUsage(f"{name} must be a number above 0, not {value}")
+                said = name.removesuffix("_per_s").removesuffix("_ns").replace("_", " ")
+                raise WrongUsage(f"the {said} of the server scenario must be a number above 0, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,15 @@ class Served:
     (the deadline was kept within 5 % of what can be answered at all, which is the limit then), ``limit`` (the time was
     up), ``hopeless`` (a single call takes longer than the deadline, or no rate down to 1/64 of what can be answered
     kept it), or empty where there was none."""
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the deadline was kept at the rate asked for, or at any; None without a deadline, or undecided."""
+        if self.deadline_ns is None:
+            return None
+        if self.at_rate is not None:
+            return self.at_rate.met
+        return True if self.highest_rate_per_s is not None else False if self.searched == "hopeless" else None
 
     @property
     def all_trials(self) -> tuple[RateTrial, ...]:
@@ -183,8 +193,8 @@ def overload_note(served: Served) -> tuple[str, ...]:
     if trial is None or trial.load <= 1.0:
         return ()
     return (
-        f"{rate(trial.rate_per_s)} queries are more than the {rate(trial.rate_per_s / trial.load)} that can be answered: "
-        "the queue grew to the end, so that their latencies tell only how long the trial ran",
+        f"queries at {rate(trial.rate_per_s)} are more than can be answered ({rate(trial.rate_per_s / trial.load)}): "
+        "the queue grew to the end, and latencies tell only how long the trial ran",
     )
 
 

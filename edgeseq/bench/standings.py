@@ -12,26 +12,6 @@ from edgeseq.errors import WrongUsage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
-    """One subject on one system."""
-
-    name: str
-    """The subject."""
-    speedup: Ratio
-    """Time of the system's reference / time of the subject: above 1, the subject is faster."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A subject that has no time."""
-
-    name: str
-    """The subject."""
-    reason: str
-    """Why."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Standing:
     """One system: everything measured on it against its reference."""
 
@@ -39,16 +19,11 @@ class Standing:
     """Name of the system."""
     reference: str | None
     """What the others are held against; None where it was not measured."""
-    speeds: tuple[Speed, ...]
-    """Every measured subject, in the run's order, the reference with a ratio of 1 included."""
-    failures: tuple[Failure, ...]
-    """Subjects without a time."""
-
-    def __getitem__(self, name: str) -> Ratio:
-        for speed in self.speeds:
-            if speed.name == name:
-                return speed.speedup
-        raise KeyError(name)
+    speeds: Mapping[str, Ratio]
+    """Time of the reference / time of each measured subject, by its name in the run's order: above 1, the subject is
+    faster. The reference is one of them, with 1."""
+    failures: Mapping[str, str]
+    """Why subjects, by their names, have no time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +94,9 @@ def standings(
 
 def geometric_means(found: Sequence[Standing]) -> Mapping[str, float]:
     """The geometric mean of the speeds of those subjects that every system has a speed of."""
-    everywhere = [
-        speed.name
-        for speed in (found[0].speeds if found else ())
-        if all(speed.name in [other.name for other in standing.speeds] for standing in found)
-    ]
+    everywhere = [name for name in found[0].speeds if all(name in other.speeds for other in found)] if found else []
     return {
-        name: math.exp(math.fsum(math.log(standing[name].value) for standing in found) / len(found))
+        name: math.exp(math.fsum(math.log(standing.speeds[name].value) for standing in found) / len(found))
         for name in everywhere
     }
 
@@ -134,21 +105,16 @@ def _standing(
     system: str, run: BenchmarkRun, against: str | None, ours: Sequence[str], rivals: Sequence[str]
 ) -> Standing:
     wanted = [result for result in run.results if result.name in (*ours, *rivals, against)]
-    failures = tuple(
-        Failure(name=result.name, reason=result.error or "it was not measured")
-        for result in wanted
-        if not result.round_p50_ns
-    )
+    failures = {result.name: result.error or "it was not measured" for result in wanted if not result.round_p50_ns}
     measured = [result for result in wanted if result.round_p50_ns]
     candidates = [result for result in measured if (result.name == against if against else result.name in rivals)]
     # Where none of ours was measured, the rivals are held against each other.
     judged = [result for name in ours for result in measured if result.name == name] or candidates
     leads = {rival.name: lead.value for rival in candidates if (lead := _lead(judged[0], rival)) is not None}
     if not leads:
-        return Standing(system=system, reference=None, speeds=(), failures=failures)
+        return Standing(system=system, reference=None, speeds={}, failures=failures)
     best = run[min(leads, key=leads.__getitem__)]
-    all_leads = ((result.name, _lead(result, best)) for result in measured)
-    speeds = tuple(Speed(name=name, speedup=lead) for name, lead in all_leads if lead is not None)
+    speeds = {result.name: lead for result in measured if (lead := _lead(result, best)) is not None}
     return Standing(system=system, reference=best.name, speeds=speeds, failures=failures)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from edgeseq.bench.layers import OUTSIDE, LayerTime, outside_share
 from edgeseq.bench.record import BenchmarkResult, BenchmarkRun
-from edgeseq.bench.server import RateTrial
+from edgeseq.bench.server import RateTrial, Served
 from edgeseq.bench.standings import Standings, reference_groups, speed_in_group
 from edgeseq.bench.stats import Interval, Ratio, least_count
 from edgeseq.bench.sweeps import best_of, sweeps
@@ -260,15 +260,33 @@ def server_table(run: BenchmarkRun) -> Table | None:
     return Table(heads=heads, rows=tuple(rows))
 
 
+def server_findings(run: BenchmarkRun) -> tuple[str, ...]:
+    """What the search for the highest rate came to, a sentence a subject."""
+    return tuple(
+        f"{result.name} {_finding(result.server, result.server.deadline_ns)}"
+        for result in run.results
+        if result.server is not None and result.server.deadline_ns is not None
+    )
+
+
+def _finding(served: Served, deadline_ns: int) -> str:
+    deadline, highest = duration(deadline_ns), served.highest_rate_per_s
+    if highest is not None:
+        return f"keeps p99 within {deadline} up to {rate(highest)} queries."
+    if served.service_ns > deadline_ns:
+        return f"cannot keep p99 within {deadline}: a call alone takes {duration(served.service_ns)} in the median."
+    return f"kept p99 within {deadline} at no rate that was tried."
+
+
 def _trial(trial: RateTrial, with_deadline: bool) -> tuple[Cell, ...]:
     cells = [Cell(value=f"{trial.queries:,}")]
-    for name, value, interval in (
-        ("p50", trial.p50_ns, trial.p50_interval_ns),
-        ("p90", trial.p90_ns, trial.p90_interval_ns),
-        ("p99", trial.p99_ns, trial.p99_interval_ns),
-    ):
-        needs = Cell(value="–", note=f"needs {_least(name)} queries")
-        cells.append(needs if value is None else _time(value, interval))
+    for name, value in (("p50", trial.p50_ns), ("p90", trial.p90_ns), ("p99", trial.p99_ns)):
+        if value is not None:
+            cells.append(_time(value, trial.p50_interval_ns if name == "p50" else None))
+        elif trial.queries < _least(name):
+            cells.append(Cell(value="–", note=f"needs {_least(name):,} queries"))
+        else:
+            cells.append(Cell(value="–", note="not answered in time"))
     cells.append(Cell(value=_share(trial.busy)))
     if with_deadline:
         share = NOTHING if trial.within_deadline is None else Cell(value=f"{trial.within_deadline:.2%}")
@@ -280,8 +298,7 @@ def standings_table(found: Standings) -> Table:
     """The best rival of each system, and those that are judged against it."""
     rows = []
     for standing in found.systems:
-        speeds = {speed.name: speed.speedup for speed in standing.speeds}
-        against = [_ratio(speeds[name]) if name in speeds else NOTHING for name in found.ours]
+        against = [_ratio(standing.speeds[name]) if name in standing.speeds else NOTHING for name in found.ours]
         rows.append(Row(name=standing.system, cells=(Cell(value=standing.reference or "none was measured"), *against)))
     return Table(heads=("Held against" if found.against else "Best rival", *found.ours), rows=tuple(rows))
 
@@ -290,6 +307,6 @@ def failures(found: Standings) -> tuple[tuple[str, str, str], ...]:
     """Who could not be measured, where, and why."""
     where: dict[tuple[str, str], list[str]] = {}
     for standing in found.systems:
-        for failure in standing.failures:
-            where.setdefault((failure.name, failure.reason), []).append(standing.system)
+        for failure in standing.failures.items():
+            where.setdefault(failure, []).append(standing.system)
     return tuple((name, ", ".join(systems), reason) for (name, reason), systems in sorted(where.items()))

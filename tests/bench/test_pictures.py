@@ -35,11 +35,10 @@ def trial(rate: float, p99_ms: float, *, met: bool) -> RateTrial:
         p50_ns=ns // 3,
         p50_interval_ns=None,
         p90_ns=ns // 2,
-        p90_interval_ns=None,
         p99_ns=ns,
-        p99_interval_ns=Interval(low=ns * 0.9, high=ns * 1.1),
         within_deadline=0.99,
         busy=0.5,
+        load=0.5,
         met=met,
     )
 
@@ -156,6 +155,13 @@ def test_times_of_other_batches_are_no_points_of_the_same_picture(full: Any) -> 
     shown = drawn("trade-off", full)
     assert "a, batch 1: reference" in shown
     assert not any("batch 8" in text for text in shown)
+
+
+def test_files_that_do_other_work_are_not_traded_off(make_run: Any, make_result: Any) -> None:
+    one, other = make_result("a"), make_result("b", size_bytes=1_000)
+    assert KINDS["trade-off"].shows(View(run=make_run(one, other), references=()))
+    elsewhere = dataclasses.replace(other, time_steps=7)
+    assert not KINDS["trade-off"].shows(View(run=make_run(one, elsewhere), references=()))
 
 
 def test_many_distributions_become_rows(make_run: Any, make_result: Any) -> None:

@@ -314,8 +314,8 @@ def test_layers_cold_start_and_server_have_tables(make_run: Any, make_result: An
         steady_bytes=52_000_000, peak_bytes=None, calls=50,
     )  # fmt: skip
     tried = RateTrial(
-        rate_per_s=800.0, queries=600, p50_ns=1_000_000, p50_interval_ns=None, p90_ns=2_000_000, p90_interval_ns=None,
-        p99_ns=None, p99_interval_ns=None, within_deadline=0.995, busy=0.5, met=None,
+        rate_per_s=800.0, queries=600, p50_ns=1_000_000, p50_interval_ns=None, p90_ns=2_000_000, p99_ns=None,
+        within_deadline=0.995, busy=0.5, load=0.5, met=None,
     )  # fmt: skip
     served = Served(
         deadline_ns=5_000_000, at_rate=tried, highest_rate_per_s=700.0, trials=(), service_ns=7e5, searched="found"
@@ -378,7 +378,7 @@ def test_pictures_say_what_they_show(run: Any, tmp_path: Path) -> None:
 def test_several_systems_have_one_picture_and_failures_their_reason(
     make_run: Any, make_result: Any, tmp_path: Path
 ) -> None:
-    failed = {"error": "no Loop", "round_p50_ns": (), "distribution_ns": (), "throughput_per_s": None}
+    failed = {"error": "no Loop", "count": 0, "round_p50_ns": (), "distribution_ns": (), "throughput_per_s": None}
     for name, changes in (("imdb", {}), ("frames", failed)):
         names = (("OpenVINO", 2.0, {}), ("LiteRT", 3.0, changes), ("edgeseq fp32", 1.0, {}))
         write_run(make_run(*(make_result(n, ms, **kw) for n, ms, kw in names)), tmp_path / f"{name}.json")

@@ -287,7 +287,7 @@ def test_bench_refuses_what_cannot_be(edgeseq_command: Any, made: Any, tmp_path:
     np.savez(tmp_path / "misnamed.npz", z=np.zeros((1, 5, 3), np.float32))
     (tmp_path / "old.json").write_text("mine")
     for options, said in (
-        (("--max-seconds", 0), "max_seconds must be above 0"),
+        (("--max-seconds", 0), "max seconds must be above 0"),
         (("--max-seconds", "nan"), "max_seconds"),
         (("--min-seconds", -1), "min_seconds"),
         (("-o", tmp_path / "results.txt"), "as .json; got results.txt"),

@@ -102,3 +102,17 @@ def test_threads_repeat_side_by_side(make_lstm: Callable[..., Any], repeats: lis
         worker.join()
     assert wrong == []
     assert len(repeats) > 600
+
+
+def test_a_stream_that_is_reset_goes_on_the_short_way_from_its_initial_state(
+    make_lstm: Callable[..., Any], repeats: list[Any]
+) -> None:
+    stream = Model(make_lstm(streaming=True, initial=0.5).path, threads=1).stream(batch=2)
+    x = some(2, 1, 3)
+    first = [stream.step(x) for _ in range(4)]
+    taken = len(repeats)
+    stream.reset()
+    again = [stream.step(x) for _ in range(4)]
+    assert len(repeats) == taken + 4
+    np.testing.assert_array_equal(again, first)
+    assert not np.array_equal(first[0], first[1])

@@ -54,11 +54,13 @@ def _draw(view: View, theme: Theme) -> Figure:
 def _kept(served: Served) -> str:
     if served.deadline_ns is None:
         return "latency from arrival to answer"
+    kept = f"p99 within {duration(served.deadline_ns)}"
     if served.highest_rate_per_s is None:
-        return f"no rate tried kept p99 within {duration(served.deadline_ns)}"
-    if served.searched == "limit":
-        return f"p99 within {duration(served.deadline_ns)} at {rate(served.highest_rate_per_s)}, maybe at more"
-    return f"p99 within {duration(served.deadline_ns)} up to {rate(served.highest_rate_per_s)}"
+        return f"no rate tried kept {kept}"
+    highest = rate(served.highest_rate_per_s)
+    if served.searched == "throughput":
+        return f"{kept} up to all that can be answered, {highest}"
+    return f"{kept} at {highest}, maybe at more" if served.searched == "limit" else f"{kept} up to {highest}"
 
 
 def _finding(view: View) -> str:

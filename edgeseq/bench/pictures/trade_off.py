@@ -26,10 +26,9 @@ _LEAST, _MOST = 1e-8, 1.0
 
 
 def _points(view: View) -> list[BenchmarkResult]:
-    """Files with a time, at the smallest batch there is: times of other batches are other work. None of one size."""
-    files = [result for result in timed(view) if result.size_bytes]
-    least = min((result.batch for result in files), default=0)
-    alike = [result for result in files if result.batch == least]
+    """Files with a time of the same work: at the smallest batch there is, and as many steps. None of one size."""
+    files = sorted((result for result in timed(view) if result.size_bytes), key=lambda result: result.batch)
+    alike = [result for result in files if (result.batch, result.time_steps) == (files[0].batch, files[0].time_steps)]
     return alike if len({result.size_bytes for result in alike}) > 1 else []
 
 
@@ -79,7 +78,7 @@ TRADE_OFF = Kind(
     title="Size, time and difference",
     caption="Further down is smaller, further left faster; a larger symbol is further off the reference's answers.",
     shows=_points,
-    lacking="it has fewer than two files that differ in size; give `edgeseq bench` several, such as fp32 and int8",
+    lacking="it has no two files of the same input shapes that differ in size; give several, such as fp32 and int8",
     draw=_draw,
     finding=_finding,
 )

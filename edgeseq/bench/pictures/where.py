@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from edgeseq.bench.layers import OUTSIDE, outside_share
-from edgeseq.bench.pictures.canvas import Theme, named_rows, row_band, row_name, time_axis, value_label
+from edgeseq.bench.pictures.canvas import Theme, named_rows, row_band, row_name, value_label
 from edgeseq.bench.pictures.kind import Kind, View
 from edgeseq.bench.record import BenchmarkResult
 from edgeseq.bench.units import duration, significant
@@ -34,22 +34,23 @@ def _rows(result: BenchmarkResult) -> list[tuple[str, float, float]]:
 def _draw(view: View, theme: Theme) -> Figure:
     found = _profiled(view)
     looks = view.styles(theme)
-    longest = max(time_ns for result in found for _, time_ns, _ in _rows(result))
+    largest = max(share for result in found for *_, share in _rows(result))
     total = sum(len(_rows(result)) for result in found)
     figure, axes = named_rows(theme, total, row_inches=0.44, extra_inches=0.85 + 0.42 * (len(found) - 1))
     row, gap = 0.0, 0.95
     for result in found:
         row_band(axes, theme, row - 1.05, 0.5, result.name)
         for name, time_ns, share in _rows(result):
-            axes.barh(
-                row, time_ns, height=0.34, color=theme.rivals[0] if name == OUTSIDE else looks[result.name].colour
-            )
-            value_label(axes, theme, time_ns, row, f"{duration(time_ns)}, {significant(share * 100, 2)} %")
+            colour = theme.rivals[0] if name == OUTSIDE else looks[result.name].colour
+            axes.barh(row, share, height=0.34, color=colour)
+            value_label(axes, theme, share, row, f"{duration(time_ns)}, {significant(share * 100, 2)} %")
             row_name(axes, theme, row, name, bold=False)
             row += 1
         row += gap
     axes.set_ylim(row - gap - 0.6, -1.35)
-    time_axis(axes, "mean time within a profiled call", [longest], room=0.45)
+    axes.set_xlim(0, max(largest, 1.0) * 1.45)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
+    axes.set_xlabel("share of a profiled call", fontsize=9)
     return figure
 
 
@@ -63,7 +64,7 @@ def _finding(view: View) -> str:
 
 LAYERS = Kind(
     title="Where the time goes",
-    caption="Mean over the profiled calls, which are slower than timed ones; the shares are what to read.",
+    caption="Mean over the profiled calls, which are slower than timed ones: the shares are what to read.",
     shows=_profiled,
     lacking="no subject has times by layer; measure with `edgeseq bench ... --layers`",
     draw=_draw,
