@@ -289,7 +289,7 @@ def test_bench_refuses_what_cannot_be(edgeseq_command: Any, made: Any, tmp_path:
     for options, said in (
         (("--max-seconds", 0), "max seconds must be above 0"),
         (("--max-seconds", "nan"), "max seconds"),
-        (("--min-seconds", -1), "min_seconds"),
+        (("--min-seconds", -1), "min seconds"),
         (("-o", tmp_path / "results.txt"), "as .json; got results.txt"),
         (("-o", tmp_path / "old.json", "--baseline", tmp_path / "old.json", "--overwrite"), "also what is read"),
         (("-o", made.onnx, "--overwrite"), "also what is read"),
