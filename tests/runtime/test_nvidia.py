@@ -165,6 +165,8 @@ def test_pip_puts_tensorrt_where_only_we_look(monkeypatch: pytest.MonkeyPatch, t
     folder.mkdir()
     for name in ("__init__.py", "libnvonnxparser.so.10", "libnvinfer.so.10", "libnvinfer_builder_resource.so.10"):
         (folder / name).touch()
+    # Another test of this process may have done it.
+    monkeypatch.setattr(nvidia, "_preloaded", False)
     loaded = []
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(nvidia.ctypes, "CDLL", lambda path, **_: loaded.append(Path(path).name))
