@@ -76,13 +76,13 @@ def row_of(now, baseline):
     """One run against the baseline, by the rule and by the interval alone."""
     [row] = compare_to_baseline(now, baseline).rows
     [result] = now.results
-    interval = row.ratio.interval
+    interval = row.ratio and row.ratio.interval
     return {
         "verdict": row.verdict,
         "reason": row.reason,
-        "ratio": row.ratio.value,
-        "interval": [interval.low, interval.high],
-        "outside_interval": row.ratio.differs,
+        "ratio": row.ratio and row.ratio.value,
+        "interval": interval and [interval.low, interval.high],
+        "outside_interval": bool(row.ratio and row.ratio.differs),
         "p50_ns": result.p50_ns,
         "p50_interval_ns": dataclasses.asdict(result.p50_interval_ns) if result.p50_interval_ns else None,
         "probe_ns": statistics.median(now.disturbance.probe_ns),
@@ -92,14 +92,19 @@ def row_of(now, baseline):
     }
 
 
+def comparable(rows):
+    """How many runs the machine was as fast in as in the baseline."""
+    return sum(row["verdict"] != "not comparable" for row in rows)
+
+
 def compare(title, count, model, baseline, folder, options, slow_down):
     rows = []
     for number in range(count):
         rows.append(row_of(in_a_process(model, folder / "now.json", options, slow_down), baseline))
         row = rows[-1]
-        low, high = row["interval"]
+        said = "{:.3f} [{:.3f}, {:.3f}]".format(row["ratio"], *row["interval"]) if row["ratio"] else "-"
         print(
-            f"{title} {number + 1:2d}: {row['ratio']:.3f} [{low:.3f}, {high:.3f}]  {row['verdict']:14s} "
+            f"{title} {number + 1:2d}: {said}  {row['verdict']:14s} "
             f"p50 {row['p50_ns'] / 1e3:.1f} µs, probe {row['probe_ns'] / 1e6:.3f} ms",
             flush=True,
         )
@@ -132,16 +137,18 @@ def main():
         slower = compare("planted", options.planted, model, baseline, folder, options, options.slow_down)
     false_alarms = sum(row["verdict"] == "slower" for row in same)
     found = sum(row["verdict"] == "slower" for row in slower)
-    print(f"the same file: {false_alarms} of {len(same)} runs called slower")
+    print(f"the same file: {false_alarms} of {comparable(same)} comparable runs called slower")
     outside = sum(row["outside_interval"] for row in same)
     print(f"  the 95 % interval without a margin leaves 1 out in {outside} of them")
-    print(f"{options.slow_down:.0%} slower: found in {found} of {len(slower)} runs")
+    print(f"{options.slow_down:.0%} slower: found in {found} of {comparable(slower)} comparable runs")
     if options.output:
         summary = {
             "runs": len(same),
+            "comparable_runs": comparable(same),
             "false_alarms": false_alarms,
             "outside_plain_interval": outside,
             "planted": len(slower),
+            "comparable_planted": comparable(slower),
             "slow_down": options.slow_down,
             "found": found,
             "machine": dataclasses.asdict(baseline.machine),

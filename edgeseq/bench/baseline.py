@@ -15,6 +15,13 @@ from edgeseq.bench.stats import Interval, Ratio, independent_ratio
 DEFAULT_MARGIN = 0.05
 """A change below this is not called one: two processes running the same file differ by as much."""
 
+_IN_PROBES = 0.5
+"""Share of the margin that must be left in units of the probe: what slows a machine down does not slow all of its work
+by as much, so that a change of a tenth would often be taken for the machine's; two runs of one file differ by less."""
+
+_OTHER_SPEED = 1.25
+"""Beyond this the machine is as good as another: its clock or its neighbours changed, and no ratio tells a tenth."""
+
 _MUST_MATCH = ("provider", "provider_options", "threads", "batch", "time_steps", "inputs")
 # What decides how fast the probe is on one machine: numpy's own code runs it.
 _PROBE_VERSIONS = ("numpy", "python")
@@ -61,7 +68,7 @@ def compare_to_baseline(
     """Hold every subject of `new` against the subject of the same name in `baseline`.
 
     A subject is slower when the whole 95 % interval of time now / time then lies above 1 + `margin`, and faster when
-    it lies below 1 / (1 + `margin`). Where both runs timed the probe, the same must hold of the times in units of the
+    it lies below 1 / (1 + `margin`). Where both runs timed the probe, half of the margin must be left in units of the
     probe: a machine that is slower as a whole today makes no model slower. The file may be another, which is what a
     baseline is for; whether it is, is said.
     """
@@ -110,6 +117,13 @@ def _row(
             return row("not comparable", f"{condition} was {was[condition]} in the baseline and is {value} now")
     if not all((*now.round_p50_ns, *then.round_p50_ns)):
         return row("not comparable", "a call is too short for the clock: rounds have a median of 0")
+    speed = 1.0 if probes is None else independent_ratio(*probes).value
+    if max(speed, 1 / speed) > _OTHER_SPEED:
+        change = f"{speed:.2f} x as long" if speed > 1 else f"{speed:.2f} of the time"
+        return row(
+            "not comparable",
+            f"the machine takes {change} now for work that is always the same: measure the baseline again",
+        )
     ratio = independent_ratio(now.round_p50_ns, then.round_p50_ns)
     if ratio.interval is None:
         rounds = min(len(now.round_p50_ns), len(then.round_p50_ns))
@@ -122,7 +136,8 @@ def _row(
         against = _in_probes(now, then, probes)
         if against is not None and against.interval is not None:
             said += f"; {against.value:.3f} x in units of the machine's own speed, {_between(against.interval)}"
-            confirmed = _is_slower(against.interval, margin) if slower else _is_faster(against.interval, margin)
+            least = margin * _IN_PROBES
+            confirmed = _is_slower(against.interval, least) if slower else _is_faster(against.interval, least)
             if not confirmed:
                 change = "slower" if slower else "faster"
                 return row("no difference", f"{said}: it is the machine that was {change} now", ratio=ratio)
@@ -162,7 +177,8 @@ def _probes(new: BenchmarkRun, baseline: BenchmarkRun) -> tuple[tuple[float, ...
         return None
     if any(new.versions.get(name) != baseline.versions.get(name) for name in _PROBE_VERSIONS):
         return None
-    return new.disturbance.probe_ns, baseline.disturbance.probe_ns
+    probes = new.disturbance.probe_ns, baseline.disturbance.probe_ns
+    return probes if all(map(all, probes)) and all(probes) else None
 
 
 def _in_probes(

@@ -204,3 +204,20 @@ def test_what_an_older_file_does_not_tell_of_its_machine_is_no_difference(make_r
     told = dataclasses.replace(now, machine=dataclasses.replace(now.machine, caches={"L2": 1}, cpu_limit=1.5))
     assert compare_to_baseline(told, then).warnings == ()
     assert compare_to_baseline(then, told).warnings == ()
+
+
+def test_a_machine_of_another_speed_is_another_machine(make_run: Any, make_result: Any) -> None:
+    then = make_run(make_result(round_p50_ns=rounds(1.0, 1)), disturbance=probed(*rounds(2.0, 3)))
+    now = make_run(make_result(round_p50_ns=rounds(1.1, 2)), disturbance=probed(*rounds(3.2, 4)))
+    comparison = compare_to_baseline(now, then)
+    [row] = comparison.rows
+    assert (row.verdict, row.ratio, bool(comparison)) == ("not comparable", None, False)
+    assert "x as long now" in row.reason
+    assert row.reason.endswith("measure the baseline again")
+
+
+def test_a_tenth_is_found_on_a_machine_that_is_a_little_slower(make_run: Any, make_result: Any) -> None:
+    then = make_run(make_result(round_p50_ns=rounds(1.0, 1)), disturbance=probed(*rounds(2.0, 3)))
+    now = make_run(make_result(round_p50_ns=rounds(1.13, 2)), disturbance=probed(*rounds(2.13, 4)))
+    [row] = compare_to_baseline(now, then).rows
+    assert (row.verdict, row.regression) == ("slower", True)
