@@ -1,27 +1,37 @@
-"""The least time a model can take in fp32 on this machine: bytes over bandwidth or operations over peak, by layer.
+"""A measured roofline: the least time a model can take in fp32 here, bytes over bandwidth or operations over peak.
 
 A recurrent step cannot begin before the one before it has ended, so each step reads the recurrent matrix again; all
 other weights are read once a call. Operations are two a multiply-add. Activations, and what is no product, count
-nothing, and convolutions are counted in the direct way (Winograd's needs fewer products). Both are measured here: how
-fast memory of the size of such a matrix is read again and again, and how fast large matrices are multiplied.
+nothing, and convolutions are counted in the direct way (Winograd's needs fewer products). Both limits are measured,
+not looked up: how fast memory of the size of such a matrix is read again and again, and how fast large matrices are
+multiplied. A library that reads faster than numpy does can come out below it.
+
+`count` needs the Keras model; `measure` runs in a process of its own, since numpy must have one thread in it and what
+is measured beside it should not share its threads.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import math
 import os
+import subprocess
+import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 FLOAT_BYTES = 4
+_PROBE_SECONDS = 0.25
 _READ_BYTES = 8_000_000
-_PROBE_SECONDS = 0.2
-_SIDE = 768
+_CALL_SECONDS = 0.04
+"""Least work of one call where several threads begin together: Python needs its lock to start and to end each."""
+_SIDE = {False: 768, True: 1536}
+"""Of the square matrices, with one thread and with several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +57,39 @@ class Machine:
 
     @functools.cache  # noqa: B019 - a few sizes, for as long as the process lives
     def bytes_per_s(self, size):
-        """Bandwidth of reading `size` bytes again and again, each thread its part of them."""
+        """Bandwidth of reading `size` bytes again and again, each thread its part of them.
+
+        One thread reads 8 MB a call, which are many calls to take the fastest of; several read for 40 ms.
+        """
         part = max(64, size // FLOAT_BYTES // self.threads)
         repeats = max(1, _READ_BYTES // (part * FLOAT_BYTES))
-        buffers = [np.random.default_rng(0).random(part, dtype=np.float32) for _ in range(self.threads)]
-        # Rows at a distance of nothing: each is the same memory again.
-        rows = [as_strided(buffer, (repeats, part), (0, FLOAT_BYTES)) for buffer in buffers]
-        reading = (
-            lambda number: np.vecdot(rows[number], buffers[number]),
-            lambda number: np.maximum.reduce(rows[number], axis=1),
-        )
+        reading = _readers(part, repeats, self.threads)
         seconds = min(_least(read, self.threads) for read in reading)
+        if self.threads > 1:
+            repeats = math.ceil(repeats * max(1.0, _CALL_SECONDS / seconds))
+            seconds = min(_least(read, self.threads) for read in _readers(part, repeats, self.threads))
         return self.threads * repeats * part * FLOAT_BYTES / seconds
 
     @functools.cached_property
     def ops_per_s(self):
         """Peak of fp32 products, each thread its own."""
-        matrix = np.random.default_rng(0).random((_SIDE, _SIDE), dtype=np.float32)
-        seconds = _least(lambda _: matrix @ matrix, self.threads)
-        return self.threads * 2 * _SIDE**3 / seconds
+        side = _SIDE[self.threads > 1]
+        matrix = np.random.default_rng(0).random((side, side), dtype=np.float32)
+        products = [np.empty_like(matrix) for _ in range(self.threads)]
+        seconds = _least(lambda number: np.matmul(matrix, matrix, out=products[number]), self.threads)
+        return self.threads * 2 * side**3 / seconds
+
+
+def _readers(part, repeats, threads):
+    """Two ways to read `part` floats `repeats` times, in one call that holds no lock of Python's."""
+    buffers = [np.random.default_rng(0).random(part, dtype=np.float32) for _ in range(threads)]
+    # Rows at a distance of nothing: each is the same memory again.
+    rows = [as_strided(buffer, (repeats, part), (0, FLOAT_BYTES)) for buffer in buffers]
+    made = [np.empty(repeats, np.float32) for _ in range(threads)]
+    return (
+        lambda number: np.vecdot(rows[number], buffers[number], out=made[number]),
+        lambda number: np.maximum.reduce(rows[number], axis=1, out=made[number]),
+    )
 
 
 def _least(work, threads):
@@ -98,15 +122,21 @@ def _at_once(work, threads):
     return max(end for _, end in spans) - min(start for start, _ in spans)
 
 
-def floor(model, inputs, lengths, threads):
-    """The floor of a call as plain data: nanoseconds, what was counted, and what was measured.
+def measure(works, threads):
+    """The floor of a call as plain data, from `count`: nanoseconds, what was counted, and what was measured.
 
-    `lengths` are the real lengths of the rows, None where every step counts; `threads` 0 means all cores.
+    Measured by a new process, for a number of threads.
     """
-    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":
-        raise RuntimeError("set OPENBLAS_NUM_THREADS to 1 before numpy is imported: the probe has threads of its own")
-    machine = Machine(threads=threads or len(os.sched_getaffinity(0)))
-    works = count(model, inputs, lengths)
+    request = json.dumps({"works": [asdict(work) for work in works], "threads": threads})
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, __file__], input=request, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def floor(works, machine):
+    """What `measure` returns, of anything that knows `bytes_per_s(size)` and `ops_per_s`."""
     total = sum(work.once_bytes + work.step_bytes for work in works)
     rate, peak = machine.bytes_per_s(total), machine.ops_per_s
     seconds = 0.0
@@ -180,3 +210,13 @@ def _pixels(sides, widths):
         reach = width // 2
         inside *= (side * width - reach * (reach + 1)) / width
     return inside
+
+
+def main():
+    request = json.load(sys.stdin)
+    works = [Work(**work) for work in request["works"]]
+    print(json.dumps(floor(works, Machine(threads=request["threads"]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rival_libraries.rival import FORGETS, Opened, Rival, cores
+from rival_libraries.rival import Opened, Rival
 
 LOOPS = ("WHILE",)
 
@@ -43,7 +43,7 @@ def without_states(case):
 def open_file(case, path, inputs, threads):
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=str(path), num_threads=cores(threads))
+    interpreter = Interpreter(model_path=str(path), num_threads=threads)
     interpreter.allocate_tensors()
     [given], [made] = interpreter.get_input_details(), interpreter.get_output_details()
 
@@ -53,9 +53,8 @@ def open_file(case, path, inputs, threads):
         return interpreter.get_tensor(made["index"])
 
     loops = sum(op["op_name"] in LOOPS for op in interpreter._get_ops_details())
-    notes = [f"holds {loops} While"] if loops else []
-    notes += [FORGETS] if case.states else []
-    return Opened(call=call, notes=tuple(notes))
+    notes = (f"holds {loops} While",) if loops else ()
+    return Opened(call=call, notes=notes, returns_states=not case.states)
 
 
 RIVALS = (

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from rival_libraries.rival import FORGETS, Failed, Opened, Rival
+from rival_libraries.rival import Failed, Opened, Rival
 
 DTYPES = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
@@ -25,11 +25,12 @@ def open_onnx(case, path, inputs, threads):
     for state in states:
         shape = [len(inputs) if isinstance(axis, str) else axis for axis in state.shape]
         feed[state.name] = np.zeros(shape, DTYPES[state.type])
-    names = [output.name for output in session.get_outputs()][:1]
+    # The states that they end in come after the answers.
+    names = [output.name for output in session.get_outputs()][: 1 + len(states)]
     loops = loop_ops(path)
-    notes = [f"holds {loops} Loop"] if loops else []
-    notes += [FORGETS] if case.states and not states else []
-    return Opened(call=lambda: session.run(names, feed)[0], notes=tuple(notes))
+    notes = (f"holds {loops} Loop or Scan",) if loops else ()
+    returns_states = bool(states) or not case.states
+    return Opened(call=lambda: session.run(names, feed)[0], notes=notes, returns_states=returns_states)
 
 
 def loop_ops(path):

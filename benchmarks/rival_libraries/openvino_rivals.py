@@ -7,7 +7,7 @@ import collections
 import numpy as np
 
 from rival_libraries.ours import export
-from rival_libraries.rival import FORGETS, Opened, Rival
+from rival_libraries.rival import Opened, Rival
 
 LOOPS = ("Loop", "TensorIterator")
 
@@ -30,9 +30,11 @@ def open_in(precision):
         sizes = {state: [len(inputs), *list(state.partial_shape)[1:]] for state in states}
         model.reshape({given: list(inputs.shape), **sizes})
         # The hint for one call at a time; it sets one stream and pins threads itself.
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+        }
         compiled = core.compile_model(model, "CPU", settings)
         request = compiled.create_infer_request()
         first, *rest = compiled.inputs
@@ -51,9 +53,8 @@ def open_in(precision):
             op.get_rt_info()["layerType"].astype(str) for op in compiled.get_runtime_model().get_ops()
         )
         loops = {name: ran[name] for name in LOOPS if ran[name]}
-        notes = [f"runs {count} {name}" for name, count in loops.items()]
-        notes += [FORGETS] if case.states and not states else []
-        return Opened(call=call, notes=tuple(notes))
+        notes = tuple(f"runs {count} {name}" for name, count in loops.items())
+        return Opened(call=call, notes=notes, returns_states=bool(states) or not case.states)
 
     return make
 
@@ -66,10 +67,10 @@ RIVALS = (
     ),
     Rival(
         name="OpenVINO f32, edgeseq's file", provider="openvino", open=open_in("f32"), convert=export,
-        file="edgeseq.onnx",
+        file="edgeseq.onnx", per=("edgeseq",),
     ),
     Rival(
         name="OpenVINO bf16, edgeseq's file", provider="openvino", open=open_in("bf16"), convert=export,
-        precision="bf16", file="edgeseq.onnx",
+        precision="bf16", file="edgeseq.onnx", per=("edgeseq",),
     ),
 )  # fmt: skip

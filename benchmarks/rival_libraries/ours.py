@@ -37,20 +37,35 @@ def quantize(case, path, inputs, threads):
     )
 
 
-def open_file(_, path, inputs, threads):
+def open_file(case, path, inputs, threads):
+    from edgeseq.errors import DependentRows
     from edgeseq.runtime import Model
 
     model = Model(path, threads=threads, batch=len(inputs))
-    return Opened(call=lambda: model(inputs))
+    if not case.states:
+        return Opened(call=lambda: model(inputs))
+    try:
+        stream = model.stream(len(inputs))
+    except DependentRows:
+        # Quantized so that rows share a scale: it is called without its states.
+        return Opened(call=lambda: model(inputs), returns_states=False)
+
+    def call():
+        stream.reset()
+        return stream.step(inputs)
+
+    return Opened(call=call)
 
 
 RIVALS = (
-    Rival(name=FP32, provider="cpu", open=open_file, convert=export, file="edgeseq.onnx"),
+    Rival(name=FP32, provider="cpu", open=open_file, convert=export, file="edgeseq.onnx", per=("edgeseq",)),
     # The same file as the rivals' ONNX files are run, without the checks of what it is fed.
-    Rival(name=BARE, provider="onnxruntime", open=open_onnx, convert=export, file="edgeseq.onnx"),
+    Rival(
+        name=BARE, provider="onnxruntime", open=open_onnx, convert=export, file="edgeseq.onnx", per=("edgeseq",),
+    ),
     Rival(
         name=INT8, provider="cpu", open=open_file, convert=quantize, precision="int8", file="edgeseq_int8.onnx",
-        per=("threads",),
+        per=("threads", "edgeseq"),
     ),
 )  # fmt: skip
 BY_NAME = {rival.name: rival for rival in RIVALS}

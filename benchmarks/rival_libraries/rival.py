@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
+import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,9 @@ from pathlib import Path
 import numpy as np
 import systems
 
+import edgeseq
 from edgeseq.bench.subjects import error_text
 from edgeseq.conversion.reference import reset_states
-
-FORGETS = "keeps no state from call to call"
-"""Of a stateful model's file that always begins at zero."""
 
 
 class Failed(Exception):
@@ -31,6 +30,9 @@ class Opened:
     """Runs it once on the inputs it was opened with and returns the answers as numpy arrays."""
     notes: tuple[str, ...] = ()
     """What a reader should know of how it runs."""
+    returns_states: bool = True
+    """Whether a caller of a stateful model can go on from where this call ended. Every call begins at zero, so without
+    it the same is computed, but the state is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +43,14 @@ class Rival:
     provider: str
     """Name of the library that runs it."""
     open: Callable[[Case, Path | None, np.ndarray, int], Opened]
-    """From case, converted file, inputs and threads (0 is all) to what can be called."""
+    """From case, converted file, inputs and threads (a number, never 0) to what can be called."""
     precision: str = "fp32"
     convert: Callable[[Case, Path, np.ndarray, int], None] | None = None
     """Writes the converted file; None where there is none."""
     file: str = ""
     """Name of the converted file, which rivals may share."""
     per: tuple[str, ...] = ()
-    """``batch`` and ``threads``, where the converted file is only for these."""
+    """``batch``, ``threads`` and ``edgeseq`` (its sources), where the converted file is only for these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ class Case:
 
     name: str
     folder: Path
+    sources: str
+    """`source_hash`, taken once: somebody may be working on them."""
 
     @property
     def system(self):
@@ -95,27 +99,55 @@ class Case:
             reset_states(self.model)
             self.model.export(path, format="tf_saved_model", verbose=False)
 
-        return once(self.folder / "saved_model", write)
+        return once(self.folder / "tensorflow" / "saved_model", write)
+
+    def place(self, rival, batch, threads):
+        """Where the rival's file is or will be: in a folder of its own, as converters write more than one file."""
+        parts = {"batch": f"batch-{batch}", "threads": f"threads-{threads}", "edgeseq": self.sources}
+        name = Path(rival.file)
+        return self.folder / "-".join([name.stem, *(parts[part] for part in rival.per)]) / name.name
+
+    def is_made(self, rival, batch, threads):
+        """Whether there is nothing left to convert: the file is there, or the reason why it cannot be."""
+        if rival.convert is None:
+            return True
+        path = self.place(rival, batch, threads)
+        return path.exists() or _mark(path).exists()
 
     def converted(self, rival, inputs, threads):
         """The rival's file for this case, made now where it is not there yet; None for a rival without one."""
         if rival.convert is None:
             return None
-        path = self.folder / rival.file
-        parts = {"batch": f"batch-{len(inputs)}", "threads": f"threads-{threads}"}
-        path = path.with_name("-".join([path.stem, *(parts[part] for part in rival.per)]) + path.suffix)
+        path = self.place(rival, len(inputs), threads)
         return once(path, lambda target: rival.convert(self, target, inputs, threads))
+
+
+def source_hash():
+    """Tells one edgeseq from another while it is worked on."""
+    folder, digest = Path(edgeseq.__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def once(path, make):
     """`path`, made by `make(path)` where it is not there; what failed once fails again with the same reason.
 
-    A converter that ends the whole process leaves its mark, so that the next process reports it and goes on.
+    Its folder gets its name when all is in it, so that what was stopped half way is never taken as made. A converter
+    that ends the whole process leaves its mark, so that the next process reports it and goes on.
     """
-    with attempt(path.with_name(path.name + ".failed")):
+    with attempt(_mark(path)):
         if not path.exists():
-            make(path)
+            part = path.parent.with_name(path.parent.name + ".part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            make(part / path.name)
+            part.replace(path.parent)
     return path
+
+
+def _mark(path):
+    return path.parent.with_name(path.parent.name + ".failed")
 
 
 @contextlib.contextmanager
@@ -135,8 +167,3 @@ def attempt(mark):
         mark.unlink(missing_ok=True)
         raise
     mark.unlink(missing_ok=True)
-
-
-def cores(threads):
-    """`threads` as a number, for libraries that do not take 0 as all."""
-    return threads or len(os.sched_getaffinity(0))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "Section": "report",
-    "ServerSettings": "extras",
+    "ServerSettings": "server",
     "Settings": "sample",
     "Subject": "subjects",
     "benchmark": "run",
@@ -42,12 +42,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from edgeseq.bench.baseline import compare_to_baseline
-    from edgeseq.bench.extras import ServerSettings
     from edgeseq.bench.record import read_run, write_run
     from edgeseq.bench.report import Section, save_picture, write_report
     from edgeseq.bench.run import benchmark, run_benchmark
     from edgeseq.bench.sample import Settings
     from edgeseq.bench.scenarios import plan
+    from edgeseq.bench.server import ServerSettings
     from edgeseq.bench.subjects import Subject, file_subjects
 
 

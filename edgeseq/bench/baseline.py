@@ -15,7 +15,7 @@ from edgeseq.bench.stats import Interval, Ratio, independent_ratio
 DEFAULT_MARGIN = 0.05
 """A change below this is not called one: two processes running the same file differ by as much."""
 
-_MUST_MATCH = ("provider", "threads", "batch", "time_steps")
+_MUST_MATCH = ("provider", "provider_options", "threads", "batch", "time_steps", "inputs")
 # What decides how fast the probe is on one machine: numpy's own code runs it.
 _PROBE_VERSIONS = ("numpy", "python")
 # It differs by what the kernel keeps for itself.
@@ -67,7 +67,8 @@ def compare_to_baseline(
     """
     then = {result.name: result for result in baseline.results}
     probes = _probes(new, baseline)
-    rows = [_row(result, then.get(result.name), margin, probes) for result in new.results]
+    elsewhere = new.machine.cpu_model != baseline.machine.cpu_model
+    rows = [_row(result, then.get(result.name), margin, probes, elsewhere=elsewhere) for result in new.results]
     names = {result.name for result in new.results}
     rows += [
         BaselineRow(
@@ -89,6 +90,8 @@ def _row(
     then: BenchmarkResult | None,
     margin: float,
     probes: tuple[tuple[float, ...], tuple[float, ...]] | None,
+    *,
+    elsewhere: bool,
 ) -> BaselineRow:
     def row(verdict: str, reason: str, *, ratio: Ratio | None = None, regression: bool = False) -> BaselineRow:
         return BaselineRow(name=now.name, ratio=ratio, verdict=verdict, regression=regression, reason=reason)
@@ -99,10 +102,14 @@ def _row(
         return row("not comparable", f"it failed in the baseline: {then.error}")
     if now.error is not None:
         return row("failed", f"it ran in the baseline and fails now: {now.error}", regression=True)
+    if elsewhere:
+        return row("not comparable", "the baseline was measured on another processor")
     was, is_now = _conditions(then), _conditions(now)
     for condition, value in is_now.items():
         if was[condition] != value:
             return row("not comparable", f"{condition} was {was[condition]} in the baseline and is {value} now")
+    if not all((*now.round_p50_ns, *then.round_p50_ns)):
+        return row("not comparable", "a call is too short for the clock: rounds have a median of 0")
     ratio = independent_ratio(now.round_p50_ns, then.round_p50_ns)
     if ratio.interval is None:
         rounds = min(len(now.round_p50_ns), len(then.round_p50_ns))
@@ -130,7 +137,11 @@ def _conditions(result: BenchmarkResult) -> Mapping[str, Any]:
     """What must be the same for times to be comparable, by its name for people."""
     conditions = {name: getattr(result, name) for name in _MUST_MATCH}
     lengths = result.lengths
-    return conditions | {"the file of lengths": "none" if lengths is None else f"{lengths.source} {lengths.sha256[:8]}"}
+    return conditions | {
+        "the file of lengths": "none" if lengths is None else f"{lengths.source} {lengths.sha256[:8]}",
+        # As how rows are put together decides it: padding is work, too. A percent of it is below what counts as change.
+        "the share of valid steps": "none" if lengths is None else f"{lengths.density:.0%}",
+    }
 
 
 def _is_slower(interval: Interval, margin: float) -> bool:

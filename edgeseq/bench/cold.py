@@ -64,28 +64,6 @@ class ColdStart:
     """After how many calls memory is taken as steady; the fewest of all processes."""
 
 
-def measure_cold_start(
-    subject: Subject,
-    *,
-    processes: int = 10,
-    calls: int = 50,
-    calls_seconds: float = 2.0,
-    clock: Clock = time.monotonic_ns,
-) -> ColdStart:
-    """Start `processes` fresh processes that run `subject`, one after the other, and take their times and memory.
-
-    Each makes `calls` calls, or fewer where they take longer than `calls_seconds`.
-
-    Raises WrongUsage for a subject that was not made from a file, EdgeseqError with what it printed when a process
-    fails.
-    """
-    if not _has_file(subject):
-        raise WrongUsage(f"'{subject.name}' was not made from an ONNX file, so that no fresh process can open it")
-    return measure_cold_starts([subject], processes=processes, calls=calls, calls_seconds=calls_seconds, clock=clock)[
-        subject.name
-    ]
-
-
 def measure_cold_starts(
     subjects: Sequence[Subject],
     *,
@@ -94,13 +72,16 @@ def measure_cold_starts(
     calls_seconds: float = 2.0,
     seed: int = 0,
     progress: Progress | None = None,
-    failed: Callable[[Subject, EdgeseqError], None] | None = None,
+    failed: Callable[[Subject, Exception], None] | None = None,
     clock: Clock = time.monotonic_ns,
 ) -> Mapping[str, ColdStart]:
-    """As `measure_cold_start` for several subjects, whose processes are interleaved in a random order.
+    """Start `processes` fresh processes that run each subject, one after the other, and take their times and memory.
 
-    The result is by name, without the subjects that were not made from a file, and without those that failed where
-    `failed` is given: it is called with the error then, which is raised otherwise.
+    Those of several subjects are interleaved in a random order. Each makes `calls` calls, or fewer where they take
+    longer than `calls_seconds`. The result is by name, without the subjects that were not made from a file, and without
+    those that failed where `failed` is given: it is called with the error then, which is raised otherwise.
+
+    Raises EdgeseqError with what it printed when a process fails.
     """
     if processes < 1 or calls < 1:
         raise WrongUsage(f"processes and calls must be at least 1, not {processes} and {calls}")
@@ -117,7 +98,7 @@ def measure_cold_starts(
                 continue
             try:
                 found[subject.name].append(_start(subject, calls, calls_seconds, clock))
-            except EdgeseqError as error:
+            except Exception as error:
                 if failed is None:
                     raise
                 failed(subject, error)

@@ -1,14 +1,15 @@
 """Energy, where the machine counts it: Linux's powercap (RAPL) for processors, NVML for NVIDIA's GPUs.
 
-Both count all that happens on their part of the machine, idle power and other processes included. They tick every
-millisecond (RAPL) to every tenth of a second (NVML), so that a figure rests on blocks of calls, never on one call.
+Both count all that happens on their part of the machine, idle power and other processes included. RAPL ticks every
+millisecond, so that a figure rests on blocks of calls, never on one call. NVML ticks about every tenth of a second,
+which is longer than a block: it is read only where one subject is measured, whose blocks are all that the GPU does.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from edgeseq.runtime.nvidia import Load
 
 _POWERCAP = Path("/sys/class/powercap")
 _NVML = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
+
+SLOW_COUNTER = (
+    "the GPU's energy was not counted: its counter is too slow for subjects that take turns; measure one alone for it"
+)
+"""Why NVML's counters were left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,20 +105,29 @@ def gpu_meters(load: Load = ctypes.CDLL) -> tuple[Meter, ...]:
     return tuple(found)
 
 
-def energies(meters: Sequence[Meter], microjoules: Sequence[int], calls: int, ns: int) -> tuple[Energy, ...]:
-    """What `calls` calls cost that took `ns` nanoseconds together, by what each of `meters` counted meanwhile."""
+def energies(meters: Sequence[Meter], microjoules: Sequence[int | None], calls: int, ns: int) -> tuple[Energy, ...]:
+    """What `calls` calls cost that took `ns` nanoseconds together, by what each of `meters` counted meanwhile.
+
+    A meter that could not be read, whose count is None, is left out.
+    """
     if not calls or not ns:
         return ()
     return tuple(
         Energy(counter=meter.name, microjoules_per_call=spent / calls, watts=spent * 1e3 / ns)
         for meter, spent in zip(meters, microjoules, strict=True)
+        if spent is not None
     )
 
 
-def find_meters(providers: Iterable[str]) -> tuple[Meter, ...]:
-    """The counters to read for subjects that run on `providers`: the processor's, and the GPUs' where one is used."""
+def find_meters(providers: Sequence[str]) -> tuple[tuple[Meter, ...], str]:
+    """The counters to read for subjects that run on `providers`, one a subject, and a note on those left out, if any.
+
+    Those are the processor's, and the GPUs' where the only subject runs on one.
+    """
     gpus = gpu_meters() if any(on_gpu(provider) for provider in providers) else ()
-    return (*processor_meters(), *gpus)
+    if gpus and len(providers) > 1:
+        return processor_meters(), SLOW_COUNTER
+    return (*processor_meters(), *gpus), ""
 
 
 def _text(path: Path) -> str:

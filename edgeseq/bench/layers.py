@@ -9,12 +9,15 @@ GPU a node's time is what it takes to hand the work over, not what the GPU takes
 
 from __future__ import annotations
 
+import bisect
 import json
 import tempfile
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -28,11 +31,16 @@ from edgeseq.runtime.placement import KERNEL_TIME, layer_of
 
 _RUN = "model_run"
 _WARM_UP_CALLS = 3
+_LEAST_SECONDS, _MOST_CALLS = 0.1, 500
+
+OUTSIDE = "outside of nodes"
+"""What is written for the rest of a call."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTime:
-    """What one layer takes of a call, on average over the profiled calls."""
+    """What one layer takes of a call, on average over the quieter half of the profiled calls of each input: a call
+    that the machine disturbed would change the shares."""
 
     layer: str
     """Name of the Keras layer; empty for nodes whose name does not tell one: there is one entry an op type of those."""
@@ -43,13 +51,26 @@ class LayerTime:
     mean_ns: float
     """Mean time of a call spent in its nodes, bodies of `Scan` included once, in nanoseconds."""
     share: float
-    """`mean_ns` / the mean time of a profiled call; what is missing to 1 is spent outside of nodes."""
+    """`mean_ns` / the mean time of these calls; what is missing to 1 is spent outside of nodes."""
+    calls: int = 0
+    """How many calls these are."""
+
+    @property
+    def title(self) -> str:
+        """The name of the layer, or for nodes that name none, their op types."""
+        return self.layer or f"{', '.join(self.op_types)} of no layer"
+
+
+def outside_share(layers: Iterable[LayerTime]) -> float:
+    """Share of a profiled call that no node took; 0 where nodes at the same time add up to more than the call."""
+    return max(0.0, 1.0 - sum(layer.share for layer in layers))
 
 
 def time_layers(subject: Subject, *, calls: int = 20) -> tuple[LayerTime, ...]:
     """Time by layer over at least `calls` calls of whole cycles, the largest first, in a session of its own.
 
-    Calls before them warm it up and are left out: at least 3, and one of each input.
+    Quick calls are more, up to 500, until they took a tenth of a second. Calls before them warm it up and are left out:
+    at least 3, and one of each input.
 
     Raises WrongUsage for a subject that was not made from a file, and what opening and running it raise.
     """
@@ -64,10 +85,13 @@ def time_layers(subject: Subject, *, calls: int = 20) -> tuple[LayerTime, ...]:
         session, manifest = _open(subject, str(Path(folder) / "profile"))
         outputs = [spec.name for spec in manifest.outputs]
         feeds = [_feed(manifest, fed) for fed in subject.feeds]
-        for number in range(warm_ups + kept):
-            providers.run(session, outputs, feeds[number % cycle])
+        done, started = 0, time.perf_counter()
+        while done < warm_ups + kept or (time.perf_counter() - started < _LEAST_SECONDS and done < _MOST_CALLS):
+            for feed in feeds:
+                providers.run(session, outputs, feed)
+            done += cycle
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return layer_times(events, leave_out=warm_ups)
+    return layer_times(events, leave_out=warm_ups, cycle=cycle)
 
 
 def _open(subject: Subject, profile: str) -> tuple[Any, Manifest]:
@@ -97,18 +121,23 @@ def _feed(manifest: Manifest, fed: Any) -> Mapping[str, Any]:
     return {**arrays, **states}
 
 
-def layer_times(events: Sequence[Mapping[str, Any]], *, leave_out: int = 0) -> tuple[LayerTime, ...]:
+def layer_times(events: Sequence[Mapping[str, Any]], *, leave_out: int = 0, cycle: int = 1) -> tuple[LayerTime, ...]:
     """Time by layer of the runs in the events of a profile, without the first `leave_out` of them.
+
+    The runs go through `cycle` inputs in turn; of each input the quieter half of its runs counts.
 
     Raises EdgeseqError where none is left: onnxruntime keeps a million events and drops the others.
     """
     runs = sorted((event["ts"], event["dur"]) for event in events if event["name"] == _RUN)[leave_out:]
     if not runs:
         raise EdgeseqError(f"the profile holds no run after the first {leave_out}: profile fewer calls")
-    first, (last, last_duration) = runs[0][0], runs[-1]
+    limits = [median_low(duration for _, duration in runs[turn::cycle]) for turn in range(min(cycle, len(runs)))]
+    runs = [run for number, run in enumerate(runs) if run[1] <= limits[number % cycle]]
+    starts = [start for start, _ in runs]
     layers: dict[tuple[str, str], _Layer] = defaultdict(_Layer)
     for event, self_us in _self_times(events):
-        if not first <= event["ts"] <= last + last_duration:
+        before = bisect.bisect_right(starts, event["ts"]) - 1
+        if before < 0 or event["ts"] > sum(runs[before]):
             continue
         arguments = event["args"]
         name = layer_of(event["name"].removesuffix(KERNEL_TIME))
@@ -135,6 +164,7 @@ class _Layer:
             provider=max(self.by_provider, key=lambda provider: self.by_provider[provider]),
             mean_ns=mean_us * 1000,
             share=mean_us / call_us if call_us else 0.0,
+            calls=calls,
         )
 
 

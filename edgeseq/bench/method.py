@@ -9,13 +9,12 @@ from edgeseq.bench.machine import Machine
 from edgeseq.bench.noise import Disturbance
 from edgeseq.bench.record import BenchmarkRun
 from edgeseq.bench.sample import Settings
-from edgeseq.bench.sweeps import threads_text
-from edgeseq.bench.units import duration, significant, size
+from edgeseq.bench.units import binary_size, duration, plural, significant, threads_text
 
 _SCENARIOS = {
     "single": "one call after the other",
     "batch": "calls of several rows, one after the other",
-    "offline": "all rows there at once, several batches and numbers of threads",
+    "offline": "all rows there at once",
     "server": "queries that arrive at random",
 }
 _STOPPED = {
@@ -134,8 +133,8 @@ def _disturbance(found: Disturbance) -> str:
     if found.probe_ns:
         low, high = min(found.probe_ns), max(found.probe_ns)
         said.append(f"the same arithmetic took {duration(low)} to {duration(high)}")
-    if found.other_cpu_share is not None:
-        said.append(f"other processes kept {significant(found.other_cpu_share, 2)} cores busy")
+    if found.other_cores is not None:
+        said.append(f"other processes kept {significant(found.other_cores, 2)} cores busy")
     if found.stolen_share is not None:
         said.append(f"the host took {found.stolen_share:.1%} of the time")
     if found.involuntary_switches is not None:
@@ -154,16 +153,3 @@ def _machine(machine: Machine) -> list[tuple[str, str]]:
         ("GPUs", "; ".join(machine.gpus)),
         ("System", machine.system),
     ]
-
-
-def binary_size(count: int) -> str:
-    """Bytes of a cache or of memory, which come in powers of two, such as ``2 MiB``."""
-    for scale, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if count >= scale:
-            return f"{float(significant(count / scale).replace(',', '')):,g} {unit}"
-    return size(count)
-
-
-def plural(count: int, noun: str) -> str:
-    """A number of things, such as ``2 cores``."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -178,6 +178,11 @@ def warnings(texts: Sequence[str]) -> str:
     return f'<div class="care" role="note"><h3>Read with care</h3><ul>{listed}</ul></div>'
 
 
+def key_points(lines: Sequence[str]) -> str:
+    """What to know first, each line finished HTML; nothing without lines."""
+    return f'<ul class="key">{"".join(f"<li>{line}</li>" for line in lines)}</ul>' if lines else ""
+
+
 def notes(texts: Sequence[str]) -> str:
     """Remarks under a table; nothing without texts."""
     return f'<ul class="notes">{"".join(f"<li>{escape(text)}</li>" for text in texts)}</ul>' if texts else ""
@@ -217,7 +222,7 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         for row in rows
     )
     head = "".join(f'<th scope="col" class="words">{escape(header)}</th>' for header in headers)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
 
 
 def definitions(rows: Sequence[tuple[str, str]]) -> str:
@@ -232,7 +237,8 @@ def drawing(title: str, light_svg: bytes, dark_svg: bytes, caption: str, finding
         f'<img class="{form}" alt="{escape(finding or title)}" src="{_data("image/svg+xml", content)}">'
         for form, content in (("light", light_svg), ("dark", dark_svg))
     )
-    return f"<figure><h3>{escape(title)}</h3>{images}<figcaption>{escape(caption)}</figcaption></figure>"
+    heading = f"<h3>{escape(title)}</h3>" if title else ""
+    return f"<figure>{heading}{images}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def embedded_picture(path: Path, caption: str) -> str:

@@ -242,7 +242,7 @@ def run_from_dict(content: Any, path: files.StrPath = "results") -> BenchmarkRun
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise InvalidFile(path, "it holds no benchmark results of edgeseq; `edgeseq bench --output` writes them")
     version = content.get("schema_version")
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
         raise InvalidFile(
             path,
             f"its schema version is {version}; this edgeseq reads up to {SCHEMA_VERSION}. "
@@ -253,6 +253,13 @@ def run_from_dict(content: Any, path: files.StrPath = "results") -> BenchmarkRun
         # Before there was a precision, every run was as long as its settings said.
         content = content | {"settings": settings | {"precision": None}}
     try:
-        return document.read(BenchmarkRun, content)
+        run = document.read(BenchmarkRun, content)
     except ValueError as error:
         raise InvalidFile(path, f"its results are damaged: {error}") from error
+    if not run.results:
+        raise InvalidFile(path, "it holds no results")
+    for result in run.results:
+        times = (*result.round_p50_ns, *result.distribution_ns, result.p50_ns or 0, result.p90_ns or 0)
+        if any(time < 0 for time in times) or (result.count > 0) != bool(result.round_p50_ns):
+            raise InvalidFile(path, f"its results are damaged: the times of {result.name} cannot be")
+    return run

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeseq import files
 from edgeseq.bench import page, pictures, tables
-from edgeseq.bench.method import conditions, method, plural
+from edgeseq.bench.method import conditions, method
 from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, read_run
-from edgeseq.bench.standings import fair_speedup, our_names, reference_groups, standings
+from edgeseq.bench.standings import Standings, fair_speedup, reference_groups, standings
 from edgeseq.bench.stats import Interval
-from edgeseq.bench.sweeps import best_of, rate, sweeps, threads_text
-from edgeseq.bench.units import duration, significant, times
+from edgeseq.bench.sweeps import best_of, sweeps
+from edgeseq.bench.units import plural, rate, significant, threads_text, times
 from edgeseq.errors import WrongUsage
 
 _MOST_BARS = 12
@@ -35,10 +36,12 @@ class Section:
     """A PNG, SVG, JPEG, GIF or WebP file, which becomes part of the page."""
     caption: str = ""
     """Under the picture, plain text."""
+    dark_picture: files.StrPath | None = None
+    """The same for readers in the dark; both are SVG files then."""
 
 
 def write_report(
-    results: Sequence[files.StrPath | BenchmarkRun],
+    results: Sequence[files.StrPath | BenchmarkRun] | files.StrPath | BenchmarkRun,
     output: files.StrPath,
     *,
     title: str = "Benchmark",
@@ -47,7 +50,7 @@ def write_report(
     after: Sequence[Section] = (),
     overwrite: bool = False,
 ) -> None:
-    """Write one self-contained HTML page about `results`, which are runs or files that `write_run` made.
+    """Write one self-contained HTML page about `results`, runs or files that `write_run` made, one or several.
 
     `references` are the subjects that the others are held against; None takes Keras's own where they are in a run,
     else the run's first subject. `before` and `after` are put around the results.
@@ -55,6 +58,8 @@ def write_report(
     `output` ends in .html. Raises OutputExists, MissingInput, InvalidFile, WrongUsage, or MissingExtra without
     matplotlib.
     """
+    if isinstance(results, str | os.PathLike | BenchmarkRun):
+        results = [results]
     read = [result for result in results if not isinstance(result, BenchmarkRun)]
     target = files.check_output(output, overwrite=overwrite, sources=read)
     if target.suffix != ".html":
@@ -66,7 +71,7 @@ def write_report(
         for result in results
     ]
     body = [_extra(section) for section in before]
-    body += _together(dict(runs)) if len(dict(runs)) > 1 else []
+    body += _together(dict(runs), references) if len(dict(runs)) > 1 else []
     body += [_run(name, run, _references(run, references)) for name, run in runs]
     body += [_extra(section) for section in after]
     introduction = "; ".join(
@@ -101,13 +106,11 @@ def save_picture(
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix not in ("png", "svg"):
         raise WrongUsage(f"pictures are written as .png or .svg, not {Path(path).name}")
-    held_against = _references(run, references)
-    lacking = chosen.lacks(run, held_against)
-    if lacking is not None:
-        raise WrongUsage(f"there is nothing to draw as {kind!r}: {lacking}")
+    view = pictures.View(run=run, references=_references(run, references))
+    if not chosen.shows(view):
+        raise WrongUsage(f"there is nothing to draw as {kind!r}: {chosen.lacking}")
     target = files.check_output(path, overwrite=overwrite)
-    theme = pictures.DARK if dark else pictures.LIGHT
-    files.write_bytes(target, chosen.draw(run, held_against, theme, suffix))
+    files.write_bytes(target, chosen.render(view, pictures.DARK if dark else pictures.LIGHT, suffix))
 
 
 def _references(run: BenchmarkRun, wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -121,9 +124,12 @@ def _references(run: BenchmarkRun, wanted: Sequence[str] | None) -> tuple[str, .
 
 
 def _extra(section: Section) -> str:
-    picture = (
-        page.embedded_picture(files.check_input(section.picture, "picture"), section.caption) if section.picture else ""
-    )
+    picture = ""
+    if section.picture and section.dark_picture:
+        light, dark = (files.check_input(path, "picture") for path in (section.picture, section.dark_picture))
+        picture = page.drawing("", light.read_bytes(), dark.read_bytes(), section.caption, section.text)
+    elif section.picture:
+        picture = page.embedded_picture(files.check_input(section.picture, "picture"), section.caption)
     return page.section(
         section.title,
         page.paragraphs(section.text),
@@ -133,16 +139,17 @@ def _extra(section: Section) -> str:
 
 
 def _run(name: str, run: BenchmarkRun, references: Sequence[str]) -> str:
+    view = pictures.View(run=run, references=references)
     drawings = [
         page.drawing(
             kind.title,
-            kind.draw(run, references, pictures.LIGHT, "svg"),
-            kind.draw(run, references, pictures.DARK, "svg"),
+            kind.render(view, pictures.LIGHT, "svg"),
+            kind.render(view, pictures.DARK, "svg"),
             kind.caption,
-            kind.finding(run, references),
+            kind.finding(view),
         )
         for name_of_kind, kind in pictures.KINDS.items()
-        if kind.lacks(run, references) is None
+        if kind.shows(view)
         # Many medians are read in the table, and in the distributions; as bars they would be a wall.
         and not (name_of_kind == "bars" and len(run.results) > _MOST_BARS)
     ]
@@ -167,40 +174,37 @@ def _layers(run: BenchmarkRun) -> str:
     return page.folded("Time of each layer", "".join(each))
 
 
-def _failures(found: Sequence[tuple[str, str, str]]) -> str:
-    rows = [(name, systems, page.shortened(reason)) for name, systems, reason in found]
-    return page.part("Not measured", page.text_table(("Subject", "Where", "Why"), rows) if rows else "")
-
-
-def _together(runs: Mapping[str, BenchmarkRun]) -> list[str]:
+def _together(runs: Mapping[str, BenchmarkRun], references: Sequence[str] | None) -> list[str]:
     """Sections about all runs of the same shapes that share subjects: a row each in one picture."""
     groups: dict[str, dict[str, BenchmarkRun]] = {}
     for name, run in runs.items():
         groups.setdefault(_setting(run), {})[name] = run
     sections = []
     for setting, group in groups.items():
-        found = [standing for standing in standings(group) if len(standing.speeds) > 1] if len(group) > 1 else []
-        shared = [set.intersection(*({speed.name for speed in standing.speeds} for standing in found))] if found else []
-        if len(found) < 2 or len(shared[0]) < 2:
-            continue
-        drawing = page.drawing(
-            "Against the best rival of each",
-            pictures.rivals_picture(group, pictures.LIGHT, "svg"),
-            pictures.rivals_picture(group, pictures.DARK, "svg"),
-            "To the right of 1 is faster than the fastest rival. Large symbols are what is judged, small ones rivals.",
-            pictures.rivals_finding(group).replace("\n", " "),
-        )
-        said = [page.escape(sentence) for sentence in pictures.rivals_finding(group).split("\n")]
-        sections.append(
-            page.section(
-                f"All together: {setting}",
-                f'<ul class="key">{"".join(f"<li>{sentence}</li>" for sentence in said)}</ul>',
-                page.pictures([drawing]),
-                page.table(tables.standings_table(standings(group), our_names(group))),
-                _failures(tables.failures(standings(group))),
-            )
-        )
+        found = standings(group, rivals=references)
+        compared = [set(standing.speeds) for standing in found.systems if len(standing.speeds) > 1]
+        if len(compared) > 1 and len(set.intersection(*compared)) > 1:
+            sections.append(_standings(setting, found))
     return sections
+
+
+def _standings(setting: str, found: Standings) -> str:
+    sentences = pictures.rivals_finding(found)
+    drawing = page.drawing(
+        "Against the best rival of each",
+        pictures.rivals_picture(found, pictures.LIGHT, "svg"),
+        pictures.rivals_picture(found, pictures.DARK, "svg"),
+        "To the right of 1 is faster than the fastest rival. Large symbols are what is judged, small ones rivals.",
+        " ".join(sentences),
+    )
+    failures = [(name, systems, page.shortened(reason)) for name, systems, reason in tables.failures(found)]
+    return page.section(
+        f"All together: {setting}",
+        page.key_points([page.escape(sentence) for sentence in sentences]),
+        page.pictures([drawing]),
+        page.table(tables.standings_table(found)),
+        page.part("Not measured", page.text_table(("Subject", "Where", "Why"), failures) if failures else ""),
+    )
 
 
 def _setting(run: BenchmarkRun) -> str:
@@ -221,10 +225,8 @@ def _summary(run: BenchmarkRun, references: Sequence[str]) -> str:
         lines.append(
             f"Most rows a second: <b>{page.escape(rate(per_s))}</b> by {page.escape(best.name)} at batch {batch}."
         )
-    for result in run.results:
-        if result.server is not None and result.server.deadline_ns is not None:
-            lines.append(_highest_rate(result.name, result.server.deadline_ns, result.server.highest_rate_per_s))
-    return f'<ul class="key">{"".join(f"<li>{line}</li>" for line in lines)}</ul>' if lines else ""
+    lines += map(page.escape, tables.server_findings(run))
+    return page.key_points(lines)
 
 
 def _against(run: BenchmarkRun, references: Sequence[str], group: Sequence[BenchmarkResult]) -> list[str]:
@@ -247,13 +249,6 @@ def _fastest(run: BenchmarkRun, references: Sequence[str], name: str) -> list[st
     if ratio.value > 1:
         return [f"{who} is <b>{times(ratio.value)}</b> as fast as {other}{between}."]
     return [f"{who} is slower than {other}: <b>{times(ratio.value)}</b> its speed{between}."]
-
-
-def _highest_rate(name: str, deadline_ns: int, rate_per_s: float | None) -> str:
-    who, deadline = page.escape(name), page.escape(duration(deadline_ns))
-    if rate_per_s is None:
-        return f"{who} kept p99 within {deadline} at no rate that was tried."
-    return f"{who} keeps p99 within {deadline} up to <b>{page.escape(rate(rate_per_s))}</b> queries."
 
 
 def _between(interval: Interval | None) -> str:

@@ -22,11 +22,13 @@ from edgeseq import __version__
 from edgeseq.bench import noise, stats
 from edgeseq.bench.answers import Answers, compare_answers, flatten
 from edgeseq.bench.energy import Meter, energies, find_meters
-from edgeseq.bench.extras import ServerSettings, add_cold_starts, add_layers, add_served
+from edgeseq.bench.extras import add_cold_starts, add_layers, add_served
 from edgeseq.bench.gpu import library_versions, on_gpu
 from edgeseq.bench.machine import installed_versions, this_machine
 from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, SubjectRatio, speedup
-from edgeseq.bench.sample import Clock, Progress, Samples, Settings, measure_clock, sample
+from edgeseq.bench.sample import SETTLE_NS, Clock, Progress, Samples, Settings, measure_clock, sample
+from edgeseq.bench.scenarios import SCENARIOS, fitting
+from edgeseq.bench.server import ServerSettings
 from edgeseq.bench.subjects import Subject, error_text, file_subject
 from edgeseq.errors import InputMismatch, WrongUsage
 from edgeseq.files import StrPath
@@ -34,9 +36,6 @@ from edgeseq.runtime.providers import nvidia_libraries
 from edgeseq.runtime.ranges import GivenRanges
 
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorflow", "keras", "tf2onnx", "onnx")
-
-SCENARIOS = ("single", "batch", "offline", "server")
-"""What `BenchmarkRun.scenario` can be."""
 
 _Rounds = tuple[tuple[int, ...], ...]
 
@@ -133,7 +132,7 @@ def run_benchmark(
 
     outcomes: dict[str, Answers | str] = {subject.name: _try(subject) for subject in subjects}
     running = [subject for subject in subjects if not isinstance(outcomes[subject.name], str)]
-    meters = find_meters(subject.provider for subject in running)
+    meters, uncounted = find_meters([subject.provider for subject in running])
     watch = noise.Watch()
     sampled = sample(
         [subject.call for subject in running if subject.call],
@@ -141,6 +140,7 @@ def run_benchmark(
         cycles=[subject.cycle for subject in running],
         probe=noise.probe(),
         meters=meters,
+        settle_ns=SETTLE_NS if any(subject.threads != 1 for subject in running) else 0,
         clock=clock,
         progress=progress,
     )
@@ -150,6 +150,11 @@ def run_benchmark(
         _result(subject, outcomes, _reference(subject, subjects), samples.get(subject.name), settings, meters)
         for subject in subjects
     )
+    if uncounted:
+        results = tuple(
+            replace(result, notes=(*result.notes, uncounted)) if result.count and on_gpu(result.provider) else result
+            for result in results
+        )
     if save_samples:
         results = tuple(
             replace(result, samples_ns=samples[result.name].rounds) if result.count else result for result in results
@@ -208,14 +213,15 @@ def _reference(subject: Subject, subjects: Sequence[Subject]) -> Subject:
 
 
 def _scenario(subjects: Sequence[Subject], server: ServerSettings | None) -> str:
-    if server is not None:
-        return "server"
-    ways: dict[tuple[str, str], set[tuple[int, int | None]]] = {}
+    models: dict[tuple[str, str], list[Subject]] = {}
     for subject in subjects:
-        ways.setdefault((subject.model or subject.name, subject.provider), set()).add((subject.batch, subject.threads))
-    if any(len(found) > 1 for found in ways.values()):
-        return "offline"
-    return "batch" if any(subject.batch > 1 for subject in subjects) else "single"
+        models.setdefault((subject.model or subject.name, subject.provider), []).append(subject)
+    found = [
+        fitting([one.batch for one in ways], [one.threads for one in ways], served=server is not None)
+        for ways in models.values()
+    ]
+    # The one that says most of all the models.
+    return max(found, key=SCENARIOS.index)
 
 
 def _versions(subjects: Sequence[Subject]) -> Mapping[str, str]:

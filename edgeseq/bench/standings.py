@@ -10,29 +10,6 @@ from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, speedup
 from edgeseq.bench.stats import Ratio
 from edgeseq.errors import WrongUsage
 
-OURS = "edgeseq"
-"""Subjects whose names begin so are judged; the others are what they are held against."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """One subject on one system."""
-
-    name: str
-    """The subject."""
-    speedup: Ratio
-    """Time of the system's reference / time of the subject: above 1, the subject is faster."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A subject that has no time."""
-
-    name: str
-    """The subject."""
-    reason: str
-    """Why."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
@@ -42,16 +19,23 @@ class Standing:
     """Name of the system."""
     reference: str | None
     """What the others are held against; None where it was not measured."""
-    speeds: tuple[Speed, ...]
-    """Every measured subject, in the run's order, the reference with a ratio of 1 included."""
-    failures: tuple[Failure, ...]
-    """Subjects without a time."""
+    speeds: Mapping[str, Ratio]
+    """Time of the reference / time of each measured subject, by its name in the run's order: above 1, the subject is
+    faster. The reference is one of them, with 1."""
+    failures: Mapping[str, str]
+    """Why subjects, by their names, have no time."""
 
-    def __getitem__(self, name: str) -> Ratio:
-        for speed in self.speeds:
-            if speed.name == name:
-                return speed.speedup
-        raise KeyError(name)
+
+@dataclass(frozen=True, kw_only=True)
+class Standings:
+    """Several systems, and who is held against whom."""
+
+    systems: tuple[Standing, ...]
+    """One a system."""
+    ours: tuple[str, ...]
+    """The subjects to be judged."""
+    against: str | None
+    """What all are held against; None where that is the best rival of each system."""
 
 
 def fair_speedup(subject: BenchmarkResult, reference: BenchmarkResult) -> Ratio | None:
@@ -79,46 +63,40 @@ def speed_in_group(result: BenchmarkResult, group: Sequence[BenchmarkResult]) ->
     return next((ratio for other in group if (ratio := fair_speedup(result, other)) is not None), None)
 
 
-def our_names(runs: Mapping[str, BenchmarkRun]) -> tuple[str, ...]:
-    """The subjects to be judged: those of `OURS`, or without any, all but the runs' references."""
-    names = list(dict.fromkeys(result.name for run in runs.values() for result in run.results))
-    ours = [name for name in names if name.lower().startswith(OURS)]
-    held_against = {name for run in runs.values() for name in run.references}
-    return tuple(ours or [name for name in names if name not in held_against])
-
-
 def standings(
     runs: Mapping[str, BenchmarkRun],
     *,
     against: str | None = None,
     ours: Sequence[str] | None = None,
     rivals: Sequence[str] | None = None,
-) -> tuple[Standing, ...]:
+) -> Standings:
     """How the subjects of each run (by the name of its system) stand.
 
-    `against` is the subject that all are held against; None takes the fastest rival of each system. `ours` are the
-    subjects to be judged (None: see `our_names`), `rivals` those they are held against (None: all others).
+    `against` is the subject that all are held against; None takes the best rival of each system, the one that the first
+    of `ours` is ahead of by the least, or behind by the most, in the same rounds. `ours` are the subjects to be judged
+    (None: all but the rivals), `rivals` those they are held against (None: all others, or without `ours` the runs'
+    references).
 
     Raises WrongUsage when `against` or one of `ours` or `rivals` is in no run.
     """
-    judged = our_names(runs) if ours is None else tuple(ours)
     names = dict.fromkeys(result.name for run in runs.values() for result in run.results)
-    for name in (*judged, *(rivals or ()), *([against] if against else ())):
+    for name in (*(ours or ()), *(rivals or ()), *([against] if against else ())):
         if name not in names:
             raise WrongUsage(f"no subject is named {name!r}; the runs have: {', '.join(names)}")
-    others = tuple(name for name in names if name not in judged) if rivals is None else tuple(rivals)
-    return tuple(_standing(system, run, against, judged, others) for system, run in runs.items())
+    if ours is None:
+        held_against = {name for run in runs.values() for name in run.references} if rivals is None else rivals
+        ours = [name for name in names if name not in held_against]
+    if rivals is None:
+        rivals = [name for name in names if name not in ours]
+    systems = tuple(_standing(system, run, against, ours, rivals) for system, run in runs.items())
+    return Standings(systems=systems, ours=tuple(ours), against=against)
 
 
 def geometric_means(found: Sequence[Standing]) -> Mapping[str, float]:
     """The geometric mean of the speeds of those subjects that every system has a speed of."""
-    everywhere = [
-        speed.name
-        for speed in (found[0].speeds if found else ())
-        if all(speed.name in [other.name for other in standing.speeds] for standing in found)
-    ]
+    everywhere = [name for name in found[0].speeds if all(name in other.speeds for other in found)] if found else []
     return {
-        name: math.exp(math.fsum(math.log(standing[name].value) for standing in found) / len(found))
+        name: math.exp(math.fsum(math.log(standing.speeds[name].value) for standing in found) / len(found))
         for name in everywhere
     }
 
@@ -127,19 +105,18 @@ def _standing(
     system: str, run: BenchmarkRun, against: str | None, ours: Sequence[str], rivals: Sequence[str]
 ) -> Standing:
     wanted = [result for result in run.results if result.name in (*ours, *rivals, against)]
-    failures = tuple(
-        Failure(name=result.name, reason=result.error or "it was not measured")
-        for result in wanted
-        if not result.round_p50_ns
-    )
+    failures = {result.name: result.error or "it was not measured" for result in wanted if not result.round_p50_ns}
     measured = [result for result in wanted if result.round_p50_ns]
     candidates = [result for result in measured if (result.name == against if against else result.name in rivals)]
-    if not candidates:
-        return Standing(system=system, reference=None, speeds=(), failures=failures)
-    best = min(candidates, key=lambda result: sorted(result.round_p50_ns)[len(result.round_p50_ns) // 2])
-    speeds = []
-    for result in measured:
-        ratio = Ratio(value=1.0, interval=None) if result is best else fair_speedup(result, best)
-        if ratio is not None:
-            speeds.append(Speed(name=result.name, speedup=ratio))
-    return Standing(system=system, reference=best.name, speeds=tuple(speeds), failures=failures)
+    # Where none of ours was measured, the rivals are held against each other.
+    judged = [result for name in ours for result in measured if result.name == name] or candidates
+    leads = {rival.name: lead.value for rival in candidates if (lead := _lead(judged[0], rival)) is not None}
+    if not leads:
+        return Standing(system=system, reference=None, speeds={}, failures=failures)
+    best = run[min(leads, key=leads.__getitem__)]
+    speeds = {result.name: lead for result in measured if (lead := _lead(result, best)) is not None}
+    return Standing(system=system, reference=best.name, speeds=speeds, failures=failures)
+
+
+def _lead(subject: BenchmarkResult, reference: BenchmarkResult) -> Ratio | None:
+    return Ratio(value=1.0, interval=None) if subject is reference else fair_speedup(subject, reference)

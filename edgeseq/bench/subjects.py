@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from edgeseq.bench.answers import flatten
 from edgeseq.bench.inputs import find_inputs, given_inputs
 from edgeseq.bench.lengths import Cycle, FileLengths, LengthFacts, length_inputs, read_lengths
+from edgeseq.bench.units import threads_text
 from edgeseq.errors import EdgeseqError, WrongUsage
 from edgeseq.files import StrPath
 from edgeseq.prediction import surprises
@@ -162,7 +163,7 @@ def file_subjects(
                         found = Cycle(inputs=(given_inputs(opened.feed.by_name(inputs), opened.manifest),))
                     called = [name]
                     called += [f"batch {rows}"] if len(batches) > 1 else []
-                    called += [_threads_text(count)] if len(counts) > 1 else []
+                    called += [threads_text(count, unset="advised")] if len(counts) > 1 else []
                     subject = _subject(opened, found, options)
                     subjects.append(replace(subject, name=", ".join(called), model=name, ranges=given))
     return tuple(subjects)
@@ -177,12 +178,6 @@ def _several(values: Sequence[T] | T, what: str) -> tuple[T, ...]:
     if not found:
         raise WrongUsage(f"there is nothing to measure: give at least one {what}")
     return found
-
-
-def _threads_text(count: int | None) -> str:
-    if not count:
-        return "advised threads" if count is None else "all threads"
-    return f"{count} thread" + ("s" if count > 1 else "")
 
 
 @dataclass(kw_only=True)

@@ -1,14 +1,12 @@
-"""One model in several settings: rows a second against the rows of a call, and rates of queries that were tried."""
+"""One model in several settings: rows a second against the rows of a call."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeseq.bench.layers import LayerTime
 from edgeseq.bench.record import BenchmarkResult, BenchmarkRun
-from edgeseq.bench.server import RateTrial, Served
-from edgeseq.bench.units import significant
+from edgeseq.bench.units import threads_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,30 +49,3 @@ def best_of(found: Sequence[Sweep]) -> tuple[Sweep, tuple[int, float]]:
     return max(
         ((sweep, point) for sweep in found for point in sweep.points), key=lambda pair: (pair[1][1], -pair[1][0])
     )
-
-
-def layer_name(layer: LayerTime) -> str:
-    """The name of a layer, or for nodes that name none, their op type."""
-    return layer.layer or f"{', '.join(layer.op_types)} of no layer"
-
-
-def trials(served: Served) -> list[RateTrial]:
-    """Every rate of the server scenario, the lowest first, each once: the trial with the most queries."""
-    best: dict[float, RateTrial] = {}
-    for trial in (*served.trials, *([served.at_rate] if served.at_rate else [])):
-        known = best.get(trial.rate_per_s)
-        if known is None or trial.queries > known.queries:
-            best[trial.rate_per_s] = trial
-    return [best[key] for key in sorted(best)]
-
-
-def threads_text(threads: int | None) -> str:
-    """A number of threads for people."""
-    if threads is None:
-        return "its own threads"
-    return {0: "all threads", 1: "1 thread"}.get(threads, f"{threads} threads")
-
-
-def rate(per_s: float) -> str:
-    """Rows or queries a second for people."""
-    return f"{significant(per_s)}/s"

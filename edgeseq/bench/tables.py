@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from edgeseq.bench.layers import LayerTime
+from edgeseq.bench.layers import OUTSIDE, LayerTime, outside_share
 from edgeseq.bench.record import BenchmarkResult, BenchmarkRun
-from edgeseq.bench.server import RateTrial
-from edgeseq.bench.standings import Standing, reference_groups, speed_in_group
+from edgeseq.bench.server import RateTrial, Served
+from edgeseq.bench.standings import Standings, reference_groups, speed_in_group
 from edgeseq.bench.stats import Interval, Ratio, least_count
-from edgeseq.bench.sweeps import best_of, layer_name, rate, sweeps, trials
-from edgeseq.bench.units import duration, durations, significant, size, times
+from edgeseq.bench.sweeps import best_of, sweeps
+from edgeseq.bench.units import duration, durations, energy, rate, significant, size, threads_text, times
 
-_ENERGIES = ((1e6, "J"), (1e3, "mJ"), (1.0, "µJ"))
 _PERCENTILES = ("p50", "p90", "p99", "p99.9")
 
 
@@ -79,19 +79,18 @@ def _columns(run: BenchmarkRun, references: Sequence[str]) -> list[_Column]:
         columns.append(("Difference", _difference))
     for name in _PERCENTILES:
         if any(_percentile_of(result, name)[0] is not None for result in measured):
-            columns.append((name, lambda result, name=name: _percentile(result, name)))  # type: ignore[misc]
+            columns.append((name, partial(_percentile, name=name)))
     for name, group in reference_groups(run, references).items():
         if any(speed_in_group(result, group) is not None for result in measured):
-            head = f"Speed against {name}"
-            columns.append((head, lambda result, group=group: _speed(result, group)))  # type: ignore[misc]
+            columns.append((f"Speed against {name}", partial(_speed, group=group)))
     if len({result.batch for result in measured}) > 1:
         if not all(f"batch {result.batch}" in result.name for result in measured):
             columns.append(("Batch", lambda result: Cell(value=str(result.batch))))
         columns.append(("Rows a second", lambda result: _rate(result.throughput_per_s)))
     if len({result.threads for result in measured}) > 1 and not all("thread" in result.name for result in measured):
-        columns.append(("Threads", lambda result: Cell(value=_threads(result.threads))))
-    for counter in dict.fromkeys(energy.counter for result in measured for energy in result.energy):
-        columns.append((f"Energy, {counter}", lambda result, counter=counter: _energy(result, counter)))  # type: ignore[misc]
+        columns.append(("Threads", lambda result: Cell(value=threads_text(result.threads))))
+    for counter in dict.fromkeys(read.counter for result in measured for read in result.energy):
+        columns.append((f"Energy, {counter}", partial(_energy, counter=counter)))
     return columns
 
 
@@ -105,10 +104,6 @@ def _rate(per_s: float | None) -> Cell:
 
 def _difference(result: BenchmarkResult) -> Cell:
     return Cell(value=result.answers if result.max_abs is None else significant(result.max_abs, 2))
-
-
-def _threads(threads: int | None) -> str:
-    return {None: "its own", 0: "all"}.get(threads, str(threads))
 
 
 def _percentile_of(result: BenchmarkResult, name: str) -> tuple[int | None, Interval | None]:
@@ -155,15 +150,10 @@ def _ratio(ratio: Ratio) -> Cell:
 
 
 def _energy(result: BenchmarkResult, counter: str) -> Cell:
-    for energy in result.energy:
-        if energy.counter == counter:
-            return Cell(value=_joules(energy.microjoules_per_call), note=f"a call, at {significant(energy.watts)} W")
+    for read in result.energy:
+        if read.counter == counter:
+            return Cell(value=energy(read.microjoules_per_call), note=f"a call, at {significant(read.watts)} W")
     return NOTHING
-
-
-def _joules(microjoules: float) -> str:
-    scale, unit = next((pair for pair in _ENERGIES if abs(microjoules) >= pair[0] * 0.9995), _ENERGIES[-1])
-    return f"{significant(microjoules / scale)} {unit}"
 
 
 def _remarks(run: BenchmarkRun) -> list[str]:
@@ -212,7 +202,7 @@ def layers_tables(run: BenchmarkRun) -> dict[str, Table]:
 def _layers(layers: Sequence[LayerTime]) -> Table:
     rows = [
         Row(
-            name=layer_name(layer),
+            name=layer.title,
             cells=(
                 _time(layer.mean_ns),
                 Cell(value=_share(layer.share)),
@@ -222,9 +212,9 @@ def _layers(layers: Sequence[LayerTime]) -> Table:
         )
         for layer in layers
     ]
-    rest = 1.0 - sum(layer.share for layer in layers)
-    if rest > 0:
-        rows.append(Row(name="outside of nodes", cells=(NOTHING, Cell(value=_share(rest)), NOTHING, NOTHING)))
+    outside = outside_share(layers)
+    if outside > 0:
+        rows.append(Row(name=OUTSIDE, cells=(NOTHING, Cell(value=_share(outside)), NOTHING, NOTHING)))
     return Table(heads=("Time", "Share", "Ops", "Provider"), rows=tuple(rows))
 
 
@@ -258,7 +248,7 @@ def cold_table(run: BenchmarkRun) -> Table | None:
 
 def server_table(run: BenchmarkRun) -> Table | None:
     """Every rate tried with every subject; None outside of the server scenario."""
-    tried = [(result, trial) for result in run.results if result.server for trial in trials(result.server)]
+    tried = [(result, trial) for result in run.results if result.server for trial in result.server.all_trials]
     if not tried:
         return None
     with_deadline = any(trial.within_deadline is not None for _, trial in tried)
@@ -270,15 +260,33 @@ def server_table(run: BenchmarkRun) -> Table | None:
     return Table(heads=heads, rows=tuple(rows))
 
 
+def server_findings(run: BenchmarkRun) -> tuple[str, ...]:
+    """What the search for the highest rate came to, a sentence a subject."""
+    return tuple(
+        f"{result.name} {_finding(result.server, result.server.deadline_ns)}"
+        for result in run.results
+        if result.server is not None and result.server.deadline_ns is not None
+    )
+
+
+def _finding(served: Served, deadline_ns: int) -> str:
+    deadline, highest = duration(deadline_ns), served.highest_rate_per_s
+    if highest is not None:
+        return f"keeps p99 within {deadline} up to {rate(highest)} queries."
+    if served.service_ns > deadline_ns:
+        return f"cannot keep p99 within {deadline}: a call alone takes {duration(served.service_ns)} in the median."
+    return f"kept p99 within {deadline} at no rate that was tried."
+
+
 def _trial(trial: RateTrial, with_deadline: bool) -> tuple[Cell, ...]:
     cells = [Cell(value=f"{trial.queries:,}")]
-    for name, value, interval in (
-        ("p50", trial.p50_ns, trial.p50_interval_ns),
-        ("p90", trial.p90_ns, trial.p90_interval_ns),
-        ("p99", trial.p99_ns, trial.p99_interval_ns),
-    ):
-        needs = Cell(value="–", note=f"needs {_least(name)} queries")
-        cells.append(needs if value is None else _time(value, interval))
+    for name, value in (("p50", trial.p50_ns), ("p90", trial.p90_ns), ("p99", trial.p99_ns)):
+        if value is not None:
+            cells.append(_time(value, trial.p50_interval_ns if name == "p50" else None))
+        elif trial.queries < _least(name):
+            cells.append(Cell(value="–", note=f"needs {_least(name):,} queries"))
+        else:
+            cells.append(Cell(value="–", note="not answered in time"))
     cells.append(Cell(value=_share(trial.busy)))
     if with_deadline:
         share = NOTHING if trial.within_deadline is None else Cell(value=f"{trial.within_deadline:.2%}")
@@ -286,21 +294,19 @@ def _trial(trial: RateTrial, with_deadline: bool) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def standings_table(found: Sequence[Standing], ours: Sequence[str]) -> Table:
-    """The best rival of each system, and ours against it."""
+def standings_table(found: Standings) -> Table:
+    """The best rival of each system, and those that are judged against it."""
     rows = []
-    for standing in found:
-        speeds = {speed.name: speed.speedup for speed in standing.speeds}
-        against = [_ratio(speeds[name]) if name in speeds else NOTHING for name in ours]
-        best = Cell(value=standing.reference or "none was measured")
-        rows.append(Row(name=standing.system, cells=(best, *against)))
-    return Table(heads=("Best rival", *ours), rows=tuple(rows))
+    for standing in found.systems:
+        against = [_ratio(standing.speeds[name]) if name in standing.speeds else NOTHING for name in found.ours]
+        rows.append(Row(name=standing.system, cells=(Cell(value=standing.reference or "none was measured"), *against)))
+    return Table(heads=("Held against" if found.against else "Best rival", *found.ours), rows=tuple(rows))
 
 
-def failures(found: Sequence[Standing]) -> tuple[tuple[str, str, str], ...]:
+def failures(found: Standings) -> tuple[tuple[str, str, str], ...]:
     """Who could not be measured, where, and why."""
     where: dict[tuple[str, str], list[str]] = {}
-    for standing in found:
-        for failure in standing.failures:
-            where.setdefault((failure.name, failure.reason), []).append(standing.system)
+    for standing in found.systems:
+        for failure in standing.failures.items():
+            where.setdefault(failure, []).append(standing.system)
     return tuple((name, ", ".join(systems), reason) for (name, reason), systems in sorted(where.items()))

@@ -6,6 +6,8 @@ import math
 
 _TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
 _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_BINARY_SIZES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+_ENERGIES = ((1e6, "J"), (1e3, "mJ"), (1.0, "µJ"))
 
 
 def duration(ns: float) -> str:
@@ -22,6 +24,34 @@ def durations(low_ns: float, high_ns: float) -> str:
 def size(size_bytes: float) -> str:
     """A size in bytes, decimal units as file managers give them, such as ``5.64 MB``."""
     return f"{size_bytes:.0f} B" if size_bytes < 1000 else _scaled(size_bytes, _SIZES)
+
+
+def binary_size(size_bytes: int) -> str:
+    """Bytes of a cache or of memory, which come in powers of two, such as ``2 MiB``."""
+    for scale, unit in _BINARY_SIZES:
+        if size_bytes >= scale:
+            return f"{float(f'{size_bytes / scale:.3g}'):,g} {unit}"
+    return size(size_bytes)
+
+
+def energy(microjoules: float) -> str:
+    """An energy in microjoules, such as ``15.1 mJ``."""
+    return _scaled(microjoules, _ENERGIES)
+
+
+def rate(per_s: float) -> str:
+    """Rows or queries a second, such as ``900/s``."""
+    return f"{significant(per_s)}/s"
+
+
+def threads_text(threads: int | None, *, unset: str = "its own") -> str:
+    """A number of threads, such as ``1 thread``; 0 is ``all threads``, None those that `unset` names."""
+    return f"{unset if threads is None else 'all'} threads" if not threads else plural(threads, "thread")
+
+
+def plural(count: int, noun: str) -> str:
+    """A number of things, such as ``2 cores``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def times(ratio: float) -> str:

@@ -95,7 +95,8 @@ def bench(
     ] = None,
     save_samples: Annotated[bool, typer.Option("--save-samples", help="Keep every timed call in the results.")] = False,
     baseline: Annotated[
-        Path | None, typer.Option("--baseline", help="Older results to hold these against. Exit code 1: slower.")
+        Path | None,
+        typer.Option("--baseline", help="Older results to hold these against. Exit code 1: slower, or not comparable."),
     ] = None,
     percentile: Annotated[
         str, typer.Option("--percentile", help="The percentile that --precision is about: 50% or 0.5, 99%, 99.9%.")
@@ -114,7 +115,16 @@ def bench(
 ) -> Reply:
     """Measure files side by side: latency with intervals, size, speed, and the difference of their answers."""
     from edgeseq.arrays import read_inputs
-    from edgeseq.bench import Settings, compare_to_baseline, file_subjects, plan, read_run, run_benchmark, write_run
+    from edgeseq.bench import (
+        ServerSettings,
+        Settings,
+        compare_to_baseline,
+        file_subjects,
+        plan,
+        read_run,
+        run_benchmark,
+        write_run,
+    )
     from edgeseq.bench.record import check_run_output, is_keras
     from edgeseq.cli.console import progress_bar
     from edgeseq.cli.documents import ComparedRun
@@ -153,7 +163,8 @@ def bench(
         batches=batch or (),
         threads=threads or (),
         rate_per_s=rate,
-        deadline_ns=None if deadline_ms is None else round(deadline_ms * 1e6),
+        deadline_ms=deadline_ms,
+        max_seconds=min(max_seconds, ServerSettings.max_seconds),
     )
     choices: dict[str, Any] = {
         "providers": tuple(provider or ("cpu",)),
@@ -190,10 +201,11 @@ def bench(
     comparison = None if old is None else compare_to_baseline(measured, old)
     # A rival that cannot run has that as its result; a file that the user named has failed.
     failed = any(result.error is not None for result in measured.results if not is_keras(result))
+    late = any(result.server is not None and result.server.kept is False for result in measured.results)
     return Reply(
         document=measured if comparison is None else ComparedRun.of(measured, comparison),
         show=lambda out: _show(measured, comparison, output, out),
-        exit_code=1 if failed or (comparison is not None and not comparison) else 0,
+        exit_code=1 if failed or late or (comparison is not None and not comparison) else 0,
     )
 
 
@@ -215,6 +227,8 @@ def _show(run: BenchmarkRun, comparison: BaselineComparison | None, output: Path
             section(out, title, figures(made))
             notes(out, made.notes)
     notes(out, found.notes)
+    notes(out, tables.server_findings(run))
+    notes(out, [f"{result.name} failed: {result.error}" for result in run.results if result.error is not None])
     out.print(f"{conditions(run)} {run.machine.cpu_model}, {run.machine.cores} cores.", soft_wrap=True)
     if comparison is not None:
         against = table("", "verdict", "why")

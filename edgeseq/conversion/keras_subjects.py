@@ -15,7 +15,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from edgeseq.bench.answers import flatten
 from edgeseq.bench.record import KERAS_EXPORT, KERAS_PREDICT
 from edgeseq.bench.subjects import (
     Subject,
@@ -79,39 +78,6 @@ def _place(subjects: Sequence[Subject]) -> Callable[[int], int]:
     """Where the first subject of a batch stands."""
     batches = [subject.batch for subject in subjects]
     return batches.index
-
-
-def keras_subjects(
-    model: Any,
-    inputs: Any,
-    *,
-    provider: str = "cpu",
-    provider_options: Mapping[str, str] | None = None,
-    threads: int | None = None,
-    time_steps: int | None = None,
-) -> tuple[Subject, Subject]:
-    """The subjects "Keras predict" and "Keras export" for a Keras model or its path, fed with `inputs`.
-
-    `inputs` is one batch of what the model takes. `predict` runs as TensorFlow is set up, the exported file with
-    onnxruntime on `provider` with `threads` (None: all cores). `time_steps` is only recorded. The states of stateful
-    layers start at zero in each call, and are at zero afterwards.
-
-    Raises what loading the model raises; what Keras or onnxruntime raise later becomes the subject's error.
-    """
-    first = flatten(inputs)[0]
-    like = Subject(
-        name="",
-        call=None,
-        fed=inputs,
-        feeds=(inputs,),
-        provider=provider,
-        provider_options=provider_options or {},
-        threads=threads,
-        batch=len(first) if first.ndim else 1,
-        time_steps=time_steps,
-    )
-    predict, export = _theirs(load(model).model, [like])
-    return predict, export
 
 
 def _theirs(model: Any, likes: Sequence[Subject]) -> Iterator[Subject]:

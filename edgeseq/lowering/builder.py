@@ -1,4 +1,4 @@
-"""A small collector of ONNX nodes: one `Builder` a graph, constants in the outermost one."""
+"""A small collector of ONNX nodes: one `Builder` a graph, constants in the outermost one unless they say otherwise."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Builder:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self._initializers: list[ir.Value] = []
         self._inlined: dict[tuple[int, str], ir.Value] = {}
+        self.own: list[ir.Value] = []
+        """Constants of a body itself."""
 
     @property
     def initializers(self) -> list[ir.Value]:
@@ -62,12 +64,18 @@ class Builder:
         key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 16 else None
         if key in self._constants:
             return self._constants[key]
-        name = f"{self.scope}.constant.{len(self._initializers)}"
-        tensor = ir.tensor(array, name=name)
-        made = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+        made = _initializer(f"{self.scope}.constant.{len(self._initializers)}", array)
         self._initializers.append(made)
         if key is not None:
             self._constants[key] = made
+        return made
+
+    def weights(self, value: Array) -> ir.Value:
+        """A constant of this very graph, a body too: where onnxruntime looks for those of convolutions to lay out."""
+        if self._outer is None:
+            return self.constant(value)
+        made = _initializer(f"{self.scope}.weights.{len(self.own)}", np.ascontiguousarray(value, self.dtype))
+        self.own.append(made)
         return made
 
     def integers(self, *values: int) -> ir.Value:
@@ -129,5 +137,10 @@ class Builder:
         return self._inlined[key]
 
     def body(self) -> Builder:
-        """A builder for a subgraph, whose constants go to the outermost graph."""
+        """A builder for a subgraph, whose constants go to the outermost graph, but for its `weights`."""
         return Builder(self.scope, outer=self, dtype=self.dtype)
+
+
+def _initializer(name: str, array: Array) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    return ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))

@@ -29,15 +29,15 @@ from edgeseq.lowering.spec import (
 
 
 def project(b: Builder, spec: RecurrentSpec, direction: Direction | TracedCell, x: ir.Value) -> ir.Value:
-    """All steps' input products at once, outside the recurrence: (time, batch, gates × units[, spatial...]).
+    """All steps' input products at once, outside the recurrence: (time, batch, gates × units).
 
-    `x` is (batch, time, features), or for a convolutional cell (batch, time, spatial and channels). What a traced cell
-    does with its inputs is its own: they are put in time order only, (time, batch, features...).
+    `x` is (batch, time, features). What a traced cell does with its inputs is its own: they are put in time order only,
+    (time, batch, features...). So are images, (time, batch, channels, spatial...): their convolution is a step's.
     """
     if isinstance(direction, TracedCell):
         return b.transpose(x, 1, 0, *range(2, direction.input_rank + 1))
     if spec.convolution is not None:
-        return _project_images(b, spec, direction, x)
+        return b.transpose(channels_first(b, spec, x, leading=2), 1, 0, *range(2, 3 + spec.convolution.rank))
     # A single product over all steps reads the kernel once instead of once a step.
     products = b.op("MatMul", b.transpose(x, 1, 0, 2), b.constant(direction.kernel))
     bias = _input_bias(spec, direction)
@@ -58,6 +58,8 @@ def step(
     if isinstance(direction, TracedCell):
         output, *traced = b.inline(direction.model, products, *[state for state in states if state is not None])
         return output, tuple(traced)
+    if spec.convolution is not None:
+        products = _convolve(b, spec, direction, products)
     after = {"simple_rnn": _simple_rnn, "lstm": _lstm, "conv_lstm": _lstm, "gru": _gru}[spec.kind](
         b, spec, direction, products, list(states)
     )
@@ -72,7 +74,7 @@ def zero_output(b: Builder, spec: RecurrentSpec, products: ir.Value) -> ir.Value
     else:
         lengths.append(b.integers(spec.units))
     if spec.convolution is not None:
-        lengths.append(b.shape(products, 3))
+        lengths.append(_image_lengths(b, spec, products))
     return b.op("ConstantOfShape", b.op("Concat", *lengths, axis=0), value=ir.tensor(np.zeros(1, b.dtype)))
 
 
@@ -93,7 +95,7 @@ def _recurrent_product(b: Builder, spec: RecurrentSpec, state: ir.Value, kernel:
     if spec.convolution is None:
         return b.op("MatMul", state, b.constant(kernel))
     window = kernel.shape[: spec.convolution.rank]
-    return b.op("Conv", state, b.constant(_onnx_kernel(kernel)), pads=_same_pads(window, (1,) * len(window)))
+    return b.op("Conv", state, b.weights(_onnx_kernel(kernel)), pads=_same_pads(window, (1,) * len(window)))
 
 
 def _activate(b: Builder, spec: RecurrentSpec, activation: Activation | None, x: ir.Value) -> ir.Value:
@@ -199,13 +201,14 @@ def channels_back(b: Builder, spec: RecurrentSpec, x: ir.Value, leading: int) ->
     return b.transpose(x, *range(leading), *range(leading + 1, leading + 1 + rank), leading)
 
 
-def _project_images(b: Builder, spec: RecurrentSpec, direction: Direction, x: ir.Value) -> ir.Value:
-    """One convolution over time × batch images instead of one a step."""
+def _convolve(b: Builder, spec: RecurrentSpec, direction: Direction, x: ir.Value) -> ir.Value:
+    """The input products of one step, (batch, gates × filters, spatial...), from its images.
+
+    One convolution of all steps' images is slower: onnxruntime adds that of the state to this one within the
+    convolution, in the blocked layout that its convolutions have on the CPU.
+    """
     convolution = spec.convolution
     assert convolution is not None
-    x = channels_first(b, spec, x, leading=2)
-    x = b.transpose(x, 1, 0, *range(2, 3 + convolution.rank))
-    images = b.op("Reshape", x, b.op("Concat", b.integers(-1), b.shape(x, 2), axis=0))
     window = direction.kernel.shape[: convolution.rank]
     attributes: dict[str, Any] = {"strides": list(convolution.strides), "dilations": list(convolution.dilation)}
     if convolution.padding == "valid":
@@ -215,9 +218,26 @@ def _project_images(b: Builder, spec: RecurrentSpec, direction: Direction, x: ir
     else:
         # With strides the padding depends on the image size, which may be free.
         attributes["auto_pad"] = "SAME_UPPER"
-    bias = None if direction.bias is None else b.constant(direction.bias)
-    products = b.op("Conv", images, b.constant(_onnx_kernel(direction.kernel)), bias, **attributes)
-    return b.op("Reshape", products, b.op("Concat", b.shape(x, 0, 2), b.shape(products, 1), axis=0))
+    bias = None if direction.bias is None else b.weights(direction.bias)
+    return b.op("Conv", x, b.weights(_onnx_kernel(direction.kernel)), bias, **attributes)
+
+
+def _image_lengths(b: Builder, spec: RecurrentSpec, x: ir.Value) -> ir.Value:
+    """Lengths of the spatial axes of a state, from steps of inputs (time, batch, channels, spatial...)."""
+    convolution, lengths = spec.convolution, b.shape(x, 3)
+    assert convolution is not None
+    window = spec.directions[0].kernel.shape[: convolution.rank]
+    # A window over `valid` positions alone, and its last one is as far from the first as it spreads.
+    lost = [
+        (size - 1) * spread if convolution.padding == "valid" else 0
+        for size, spread in zip(window, convolution.dilation, strict=True)
+    ]
+    rounded_up = [stride - 1 - less for stride, less in zip(convolution.strides, lost, strict=True)]
+    if any(rounded_up):
+        lengths = b.op("Add", lengths, b.integers(*rounded_up))
+    if any(stride > 1 for stride in convolution.strides):
+        lengths = b.op("Div", lengths, b.integers(*convolution.strides))
+    return lengths
 
 
 def _onnx_kernel(kernel: Array) -> Array:

@@ -51,7 +51,7 @@ def _run(b: Builder, work: stepwise.Pass) -> stepwise.Ran:
     for value, rank in zip(results, ranks, strict=True):
         # A body states the types of its outputs, and their ranks where onnxruntime cannot infer them.
         value.type, value.shape = ir.TensorType(dtype), ir.Shape([None] * rank)
-    graph = ir.Graph([*carried, *scanned], results, nodes=body.nodes, name="step")
+    graph = ir.Graph([*carried, *scanned], results, nodes=body.nodes, initializers=body.own, name="step")
     made = b.multi(
         "Scan",
         *initial,

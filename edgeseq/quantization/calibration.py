@@ -47,13 +47,14 @@ def observe(
 
 
 def _step_by_step(graph: onnx.GraphProto, name: str) -> str:
-    """Let the Scan in whose body the value `name` is made put it out, too; the name of that output.
+    """Let the Scan in whose body the value `name` is put it out, too; the name of that output.
 
     An input of the graph is its own.
     """
     for node in graph.node:
         for body in subgraphs(node):
-            if node.op_type == "Scan" and any(name in inner.output for inner in body.node):
+            known = {value.name for value in body.input} | {made for inner in body.node for made in inner.output}
+            if node.op_type == "Scan" and name in known:
                 # By an Identity, because a body must not list a value twice.
                 output = f"{name}/seen"
                 body.node.append(helper.make_node("Identity", [name], [output]))

@@ -168,19 +168,23 @@ def find_layers(model: onnx.ModelProto) -> tuple[tuple[Layer, ...], tuple[str, .
                 opset=opset,
             )
         )
-    layers += [_conv_lstm(cell, tensors, opset) for cell in cells]
+    layers += [_conv_lstm(cell, model.graph, tensors, opset) for cell in cells]
     place = {node.name: index for index, node in enumerate(model.graph.node)}
     return tuple(sorted(layers, key=lambda layer: place[layer.name])), tuple(notes)
 
 
-def _conv_lstm(cell: ConvolutionalCell, tensors: Mapping[str, onnx.TensorProto], opset: int) -> Layer:
-    nodes = cell.convolutions
-    read = dict.fromkeys(name for node in (*nodes, cell.recurrent) for name in node.input)
+def _conv_lstm(
+    cell: ConvolutionalCell, graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto], opset: int
+) -> Layer:
+    names = {node.name for step in cell.steps for node in ([step.scan] if step.scan else step.convolutions)}
+    nodes = tuple(node for node in graph.node if node.name in names)
+    of_input, of_state = cell.of_input, cell.of_state
+    read = dict.fromkeys((*of_input.input, *of_state.input))
     return Layer(
-        name=cell.project.name,
+        name=nodes[0].name,
         op_type=CONV_LSTM,
         nodes=nodes,
-        weights={cell.kernel: (cell.project, 1), cell.recurrent_kernel: (cell.recurrent, 1)},
+        weights={of_input.input[1]: (of_input, 1), of_state.input[1]: (of_state, 1)},
         constants={name: numpy_helper.to_array(tensors[name]) for name in read if name in tensors},
         opset=opset,
         cell=cell,

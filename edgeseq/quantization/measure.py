@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgeseq.bench.sample import Settings, interleave
+from edgeseq.bench.sample import SETTLE_NS, Settings, interleave
 from edgeseq.bench.stats import Ratio, paired_ratio
 from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
 from edgeseq.quantization.budget import Quality
@@ -230,6 +230,8 @@ class SampledTrial:
         """Time of one choice with its threads over that of another. Raises Declined when one does not run."""
         mine: list[float] = []
         reference: list[float] = []
+        # Threads of one file that still spin would slow down the other.
+        settle_ns = 0 if ours[1] == theirs[1] == 1 else SETTLE_NS
         for opening in range(_OPENINGS):
             # Memory is given out in order, so each is opened first as often as the other.
             if opening % 2:
@@ -238,17 +240,17 @@ class SampledTrial:
             else:
                 calls = [self._call(*ours), self._call(*theirs)]
             if not opening:
-                glance = paired_ratio(*_medians(calls, _GLANCE))
+                glance = paired_ratio(*_medians(calls, _GLANCE, settle_ns))
                 if glance.interval is not None and glance.interval.low > _CLEARLY_SLOWER:
                     return glance
-            for kept, more in zip((mine, reference), _medians(calls, _TIMING), strict=True):
+            for kept, more in zip((mine, reference), _medians(calls, _TIMING, settle_ns), strict=True):
                 kept += more
         return paired_ratio(mine, reference)
 
 
-def _medians(calls: Sequence[Callable[[], object]], settings: Settings) -> tuple[list[float], ...]:
+def _medians(calls: Sequence[Callable[[], object]], settings: Settings, settle_ns: int) -> tuple[list[float], ...]:
     """Of each call the median time in each round."""
-    sampled = interleave(calls, settings)
+    sampled = interleave(calls, settings, settle_ns=settle_ns)
     for entry in sampled:
         if entry.error is not None:
             raise Declined(f"it does not run: {entry.error}")

@@ -1,4 +1,4 @@
-"""The step that comes again and again, an array like the last one's on the CPU: little more than the run is left of it.
+"""What comes again and again, an array like the last one's on the CPU: little more than the run is left of it.
 
 Where a run takes a few microseconds, what Python does around it is a third of a step: so nothing is made, looked up or
 checked here that the last step has settled.
@@ -7,22 +7,29 @@ checked here that the last step has settled.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from edgeseq.runtime import providers
-from edgeseq.runtime.bound import Bound
-from edgeseq.runtime.feed import Feed
+from edgeseq.runtime.bound import Bound, Runner, States
+from edgeseq.runtime.feed import Feed, Lengths
+from edgeseq.runtime.manifest import Manifest
+from edgeseq.runtime.states import initial
+
+# Of arrays larger than this together, the run takes so long that nobody finds the checks, and copies would cost.
+_MOST_BYTES = 1 << 20
+_MOST_THREADS = 16
 
 
 class Repeat:
-    """Steps of a stream by `bound`, for a file of one input that is checked by `feed`."""
+    """Runs by `bound`, for a file of one input that is checked by `feed`."""
 
     def __init__(self, bound: Bound, feed: Feed, place: np.ndarray, answers: list[np.ndarray]):
         assert feed.only is not None
-        assert bound.states is not None
-        self._states, self._bindings, self._session = bound.states, bound.bindings, bound.runner.session
+        self._bindings, self._session = bound.bindings, bound.runner.session
+        self._states = bound.states
         self._feed, (self._name, self._dtype, _, self._vocabulary) = feed, feed.only
         self._place, self._shape, self._answers = place, place.shape, answers
         self._numbers = place.reshape(-1) if feed.takes_finite_only(self._dtype) else None
@@ -35,11 +42,26 @@ class Repeat:
         known = [answer for answer in answers if answer is not None]
         return cls(bound, feed, places[0], known) if alone and len(known) == len(answers) else None
 
+    @property
+    def size_bytes(self) -> int:
+        """Size of what is copied in and out."""
+        return self._place.nbytes + sum(answer.nbytes for answer in self._answers)
+
     def step(self, x: Any) -> list[np.ndarray] | None:
         """As `Bound.run`, for the one input; None, and nothing done, for anything but an array like the last step's.
 
         Raises InputMismatch for numbers that the input does not take.
         """
+        states = self._states
+        assert states is not None
+        source = states.current
+        found = self.run(x, source)
+        if found is not None:
+            states.current = 1 - source
+        return found
+
+    def run(self, x: Any, source: int = 0) -> list[np.ndarray] | None:
+        """As `step`, from the states in the set `source`; those after the run are in the other one."""
         if type(x) is not np.ndarray or x.shape != self._shape or x.dtype != self._dtype:
             return None
         self._place[...] = x
@@ -47,9 +69,50 @@ class Repeat:
         # Most often one look is enough: see `Feed.check_finite`.
         if numbers is None or not math.isfinite(np.vdot(numbers, numbers)):
             self._feed.check_values(self._name, x, self._vocabulary)
-        states = self._states
-        source = states.current
         providers.run_bound(self._session, self._bindings[source])
-        found = [answer.copy() for answer in self._answers]
-        states.current = 1 - source
-        return found
+        return [answer.copy() for answer in self._answers]
+
+
+class Calls:
+    """Calls of a model, each from the initial state, by any number of threads: each takes a `Repeat` while it runs."""
+
+    def __init__(self, runner: Runner, manifest: Manifest, feed: Feed):
+        self._runner, self._manifest, self._feed = runner, manifest, feed
+        self._last: tuple[int, ...] | None = None
+        self._made = 0
+        self._free: list[Repeat] = []
+
+    def again(self, x: Any) -> list[np.ndarray] | None:
+        """As `Repeat.run`; None also while there is nothing to repeat."""
+        # A list whose entries another call replaces gets nothing back from this one.
+        free = self._free
+        try:
+            repeat = free.pop()
+        except IndexError:
+            return None
+        try:
+            return repeat.run(x)
+        finally:
+            free.append(repeat)
+
+    def settle(self, feed: Mapping[str, np.ndarray], lengths: Lengths) -> None:
+        """Take note of a call that went the long way: the second of a shape in a row promises a third."""
+        if self._feed.only is None or not self._runner.is_plain:
+            return
+        shape = feed[self._feed.only[0]].shape
+        if shape != self._last:
+            self._last, self._made, self._free = shape, 0, []
+        elif self._made < _MOST_THREADS:
+            self._made += 1
+            free, repeat = self._free, self._repeat(lengths)
+            if repeat is not None and repeat.size_bytes <= _MOST_BYTES:
+                free.append(repeat)
+
+    def _repeat(self, lengths: Lengths) -> Repeat | None:
+        manifest, states = self._manifest, None
+        if manifest.states:
+            states = States(self._runner, manifest.states, lengths)
+            # Into the set that every run reads: the other one is written over.
+            states.current = 1
+            states.write(initial(manifest.states, lengths))
+        return Repeat.of(Bound(self._runner, manifest.inputs, manifest.outputs, lengths, states), self._feed)

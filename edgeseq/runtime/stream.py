@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -111,7 +112,11 @@ class Stream:
     def reset(self, rows: Iterable[int] | None = None) -> None:
         """Back to the initial state, all rows or those given (0 to batch - 1)."""
         if rows is None:
-            self._lengths, self._started, self._again = self._start, False, None
+            if self._started and self._lane is not None and self._lengths == self._start:
+                # The size of the states is known whatever comes next: the lane, and what repeats on it, stay.
+                self._lane.states.write(self._initial)
+            else:
+                self._lengths, self._started, self._again = self._start, False, None
             return
         chosen = list(rows)
         whole = all(isinstance(row, (int, np.integer)) and not isinstance(row, bool) for row in chosen)
@@ -159,6 +164,11 @@ class Stream:
         then those of before.
         """
         self.state = saved_state.unpack(data, model_hash=self._model.manifest.model_hash, batch=self.batch)
+
+    @functools.cached_property
+    def _initial(self) -> dict[str, np.ndarray]:
+        """The initial states, where their size is known from the start."""
+        return self._model.initial_states(self._start)
 
     def _known(self, lengths: Lengths) -> Lengths:
         """The lengths of the states' axes, which no later step may change."""

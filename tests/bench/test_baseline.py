@@ -23,7 +23,7 @@ OTHER_MACHINE = Machine(cpu_model="Another", cores=2, cpu_features=(), architect
 
 
 def probed(*levels: float) -> Disturbance:
-    return Disturbance(probe_ns=levels, other_cpu_share=None, stolen_share=None, involuntary_switches=None)
+    return Disturbance(probe_ns=levels, other_cores=None, stolen_share=None, involuntary_switches=None)
 
 
 def rounds(p50_ms: float, seed: int, spread: float = 0.01) -> tuple[float, ...]:
@@ -83,6 +83,9 @@ def test_a_subject_that_fails_now_is_a_regression(make_run: Any, make_result: An
         ({"threads": 2}, "threads was 1"),
         ({"provider": "cuda"}, "provider was cpu"),
         ({"time_steps": 10}, "time_steps was 250"),
+        ({"provider_options": {"device_id": "1"}}, "provider_options was {} in the baseline and is {'device_id': '1'}"),
+        ({"inputs": "made"}, "inputs was golden in the baseline and is made now"),
+        ({"round_p50_ns": (0.0,) * 20}, "too short for the clock"),
         ({"round_p50_ns": (1.0, 2.0)}, "2 rounds are too few"),
         ({"name": "other"}, "not in the baseline"),
         ({"lengths": LENGTHS}, "the file of lengths was none in the baseline and is reviews.npy abababab now"),
@@ -98,6 +101,16 @@ def test_what_cannot_be_compared_is_said_and_is_no_pass(
     assert not comparison
 
 
+def test_lengths_put_together_otherwise_cannot_be_compared(make_run: Any, make_result: Any) -> None:
+    def against(density: float) -> Any:
+        mixed = make_run(make_result(lengths=dataclasses.replace(LENGTHS, density=0.52)))
+        now = make_run(make_result(lengths=dataclasses.replace(LENGTHS, density=density)))
+        return compare_to_baseline(now, mixed).rows[0]
+
+    assert against(0.522).verdict == "no difference"
+    assert "the share of valid steps was 52% in the baseline and is 95% now" in against(0.95).reason
+
+
 def test_subjects_of_the_baseline_only_are_listed(make_run: Any, make_result: Any) -> None:
     comparison = compare_to_baseline(make_run(make_result("a")), make_run(make_result("a"), make_result("gone")))
     assert [(row.name, row.verdict) for row in comparison.rows] == [("a", "no difference"), ("gone", "not comparable")]
@@ -111,7 +124,10 @@ def test_other_machines_and_versions_are_told(make_run: Any, make_result: Any) -
         machine=dataclasses.replace(now.machine, cpu_model="Another"),
         versions={"edgeseq": "0.2.0", "numpy": "2.0", "onnxruntime": "1.31.1"},
     )
-    warnings = compare_to_baseline(moved, then).warnings
+    comparison = compare_to_baseline(moved, then)
+    assert not comparison
+    assert comparison.rows[0].reason == "the baseline was measured on another processor"
+    warnings = comparison.warnings
     assert "cpu_model Another now, Some Processor then" in warnings[0]
     assert warnings[1:] == (
         "edgeseq was 0.1.0 in the baseline and is 0.2.0 now",
@@ -152,7 +168,6 @@ def test_a_model_that_is_slower_on_a_machine_that_is_not_is_found(make_run: Any,
         {"disturbance": None},
         {"disturbance": probed(2.4e6)},
         {"versions": {"edgeseq": "0.1.0", "onnxruntime": "1.31.1", "numpy": "3.0"}},
-        {"machine": OTHER_MACHINE},
     ],
 )
 def test_a_probe_that_cannot_be_compared_decides_nothing(

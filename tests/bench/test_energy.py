@@ -61,6 +61,7 @@ def test_energy_of_a_call() -> None:
         Energy(counter="GPU 0", microjoules_per_call=6_000.0, watts=3.0),
     )
     assert energies(meters, [0, 0], 0, 0) == ()
+    assert [found.counter for found in energies(meters, [None, 1], 1, 1)] == ["GPU 0"]
 
 
 class Nvml:
@@ -106,12 +107,29 @@ def test_no_gpu_no_counters() -> None:
 
 @pytest.mark.parametrize(
     ("providers", "expected"),
-    [(["cpu"], ["package-0"]), (["cpu", "cuda"], ["package-0", "GPU 0"]), (["torch, CUDA"], ["package-0", "GPU 0"])],
+    [
+        (["cpu"], ["package-0"]),
+        (["cpu", "cpu"], ["package-0"]),
+        (["cuda"], ["package-0", "GPU 0"]),
+        (["torch, CUDA"], ["package-0", "GPU 0"]),
+    ],
 )
-def test_gpus_are_read_when_one_is_used(
+def test_gpus_are_read_when_the_only_subject_uses_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, providers: list[str], expected: list[str]
 ) -> None:
     zone(tmp_path, "intel-rapl:0", "package-0")
     monkeypatch.setattr(energy, "_POWERCAP", tmp_path)
     monkeypatch.setattr(energy, "gpu_meters", lambda: (Meter(name="GPU 0", read=lambda: 0),))
-    assert [meter.name for meter in energy.find_meters(providers)] == expected
+    meters, note = energy.find_meters(providers)
+    assert ([meter.name for meter in meters], note) == (expected, "")
+
+
+def test_a_gpu_is_not_read_for_subjects_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zone(tmp_path, "intel-rapl:0", "package-0")
+    monkeypatch.setattr(energy, "_POWERCAP", tmp_path)
+    monkeypatch.setattr(energy, "gpu_meters", lambda: (Meter(name="GPU 0", read=lambda: 0),))
+    meters, note = energy.find_meters(["cpu", "cuda"])
+    assert [meter.name for meter in meters] == ["package-0"]
+    assert "too slow for subjects that take turns" in note
+    monkeypatch.setattr(energy, "gpu_meters", lambda: ())
+    assert energy.find_meters(["cpu", "cuda"])[1] == ""

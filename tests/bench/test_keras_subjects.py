@@ -10,14 +10,21 @@ import numpy as np
 import pytest
 from tf2onnx import tfonnx
 
-from edgeseq.bench import Settings, run_benchmark
+from edgeseq.bench import Settings, Subject, run_benchmark
 from edgeseq.bench.answers import compare_answers, flatten
-from edgeseq.conversion.keras_subjects import _exporter, keras_subjects, side_by_side
+from edgeseq.conversion.keras_subjects import _exporter, _theirs, side_by_side
 from edgeseq.errors import MissingInput, WrongUsage
 
 # One float32 model by two libraries: sums are taken in another order.
 TOLERANCE = 1e-5
 QUICK = Settings(min_runs=11, min_seconds=0.0, rounds=11, precision=None, warm_up_max_seconds=0.0)
+
+
+def theirs(model: Any, fed: Any, **like: Any) -> tuple[Subject, Subject]:
+    """Keras's two subjects for `model`, fed with one batch."""
+    batch = len(flatten(fed)[0])
+    predict, export = _theirs(model, [Subject(name="", call=None, fed=fed, feeds=(fed,), batch=batch, **like)])
+    return predict, export
 
 
 def reviews(cell: str, **options: Any) -> Any:
@@ -34,11 +41,10 @@ def reviews(cell: str, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(("cell", "options"), [("LSTM", {}), ("GRU", {}), ("GRU", {"mask_zero": True})])
-def test_predict_and_export_answer_alike(cell: str, options: dict[str, Any], tmp_path: Path) -> None:
+def test_predict_and_export_answer_alike(cell: str, options: dict[str, Any]) -> None:
     model = reviews(cell, **options)
-    model.save(tmp_path / "model.keras")
     ids = np.random.default_rng(0).integers(0, 50, (3, 12)).astype(np.int32)
-    predict, export = keras_subjects(tmp_path / "model.keras", ids, threads=1, time_steps=12)
+    predict, export = theirs(model, ids, threads=1, time_steps=12)
     assert export.error is None
     assert predict.call is not None
     assert export.call is not None
@@ -62,7 +68,7 @@ def test_several_inputs_and_outputs_find_their_names() -> None:
     )
     random = np.random.default_rng(0)
     inputs = {"a": random.normal(size=(2, 4, 2)), "b": random.normal(size=(2, 3, 5))}
-    predict, export = keras_subjects(model, inputs)
+    predict, export = theirs(model, inputs)
     assert export.error is None
     assert predict.call is not None
     assert export.call is not None
@@ -75,7 +81,7 @@ def test_several_inputs_and_outputs_find_their_names() -> None:
 def test_a_file_that_onnxruntime_refuses_is_a_result() -> None:
     # Keras 3.15 writes opset 15, whose gelu becomes an op that does not exist.
     model = keras.Sequential([keras.Input((4, 2)), keras.layers.LSTM(3, activation="gelu")])
-    predict, export = keras_subjects(model, np.zeros((1, 4, 2), np.float32))
+    predict, export = theirs(model, np.zeros((1, 4, 2), np.float32))
     assert predict.error is None
     assert export.call is None
     assert export.error is not None
@@ -93,7 +99,7 @@ def test_an_export_that_keras_cannot_do_is_a_result(monkeypatch: pytest.MonkeyPa
         raise NotImplementedError("not this one")
 
     monkeypatch.setattr(type(model), "export", refuse)
-    _, export = keras_subjects(model, np.ones((1, 12), np.int32))
+    _, export = theirs(model, np.ones((1, 12), np.int32))
     assert export.error == "NotImplementedError: not this one"
 
 
@@ -101,7 +107,7 @@ def test_states_start_at_zero_in_every_call() -> None:
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input(batch_shape=(2, 4, 1)), keras.layers.LSTM(3, stateful=True)])
     x = np.random.default_rng(0).normal(size=(2, 4, 1)).astype(np.float32)
-    predict, _ = keras_subjects(model, x)
+    predict, _ = theirs(model, x)
     assert predict.call is not None
     np.testing.assert_array_equal(predict.call(), predict.call())
 
@@ -178,6 +184,6 @@ def test_keras_is_fed_the_same_cycle(make_lstm: Any, tmp_path: Path) -> None:
 
 def test_wrong_calls_are_errors_not_results(tmp_path: Path, make_lstm: Any) -> None:
     with pytest.raises(MissingInput):
-        keras_subjects(tmp_path / "none.keras", np.zeros((1, 2)))
+        side_by_side(tmp_path / "none.keras", [make_lstm()])
     with pytest.raises(WrongUsage, match="at least one ONNX file"):
         side_by_side(reviews("LSTM"), [])

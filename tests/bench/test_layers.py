@@ -32,14 +32,18 @@ def test_layers_are_sums_over_calls_the_largest_first() -> None:
         node("a/LSTM_0", "LSTM", 0, 60),
         node("a/Squeeze_1", "Squeeze", 60, 10),
         node("node/MatMul_2", "MatMul", 70, 5),
-        run(0, 100),
+        run(0, 200),
         node("a/LSTM_0", "LSTM", 200, 40),
-        node("b/GRU_3", "GRU", 240, 180),
-        node("nameless", "MatMul", 420, 5),
-        run(200, 300),
+        node("b/GRU_3", "GRU", 240, 140),
+        node("nameless", "MatMul", 385, 5),
+        run(200, 200),
+        # The machine stood still: not among the quieter half.
+        node("a/LSTM_0", "LSTM", 1000, 9000),
+        run(1000, 9100),
     ]
     b, a, rest = layer_times(events)
-    assert (b.layer, b.op_types, b.mean_ns, b.share) == ("b", ("GRU",), 90_000, pytest.approx(0.45))
+    assert {time.calls for time in (b, a, rest)} == {2}
+    assert (b.layer, b.op_types, b.mean_ns, b.share) == ("b", ("GRU",), 70_000, pytest.approx(0.35))
     assert (a.layer, a.op_types, a.mean_ns, a.share) == ("a", ("LSTM", "Squeeze"), 55_000, pytest.approx(0.275))
     assert (rest.layer, rest.op_types, rest.mean_ns) == ("", ("MatMul",), 5_000)
 

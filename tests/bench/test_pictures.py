@@ -12,10 +12,11 @@ import pytest
 from edgeseq.bench.cold import ColdStart
 from edgeseq.bench.layers import LayerTime
 from edgeseq.bench.noise import Disturbance
-from edgeseq.bench.pictures import DARK, KINDS, LIGHT, Theme, rivals_finding, rivals_picture
+from edgeseq.bench.pictures import DARK, KINDS, LIGHT, Theme, View, rivals_finding, rivals_picture
 from edgeseq.bench.pictures.canvas import MARKERS, result_styles, shortened, styles
 from edgeseq.bench.report import save_picture
 from edgeseq.bench.server import RateTrial, Served
+from edgeseq.bench.standings import standings
 from edgeseq.bench.stats import Interval
 from edgeseq.errors import WrongUsage
 
@@ -34,11 +35,10 @@ def trial(rate: float, p99_ms: float, *, met: bool) -> RateTrial:
         p50_ns=ns // 3,
         p50_interval_ns=None,
         p90_ns=ns // 2,
-        p90_interval_ns=None,
         p99_ns=ns,
-        p99_interval_ns=Interval(low=ns * 0.9, high=ns * 1.1),
         within_deadline=0.99,
         busy=0.5,
+        load=0.5,
         met=met,
     )
 
@@ -74,13 +74,17 @@ def full(make_run: Any, make_result: Any) -> Any:
                     answers="reference", cold_start=COLD, server=SERVED),
         make_result("a, batch 8", 4.0, model="a", batch=8, throughput_per_s=3000.0),
         make_result("b, batch 1", 0.5, model="b", size_bytes=1_000_000, max_abs=0.01),
-        disturbance=Disturbance(probe_ns=(1e5,) * 13 + (2e5,) + (1e5,) * 6, other_cpu_share=None, stolen_share=None,
+        disturbance=Disturbance(probe_ns=(1e5,) * 13 + (2e5,) + (1e5,) * 6, other_cores=None, stolen_share=None,
                                 involuntary_switches=None),
     )  # fmt: skip
 
 
 def finding(kind: str, run: Any) -> str:
-    return KINDS[kind].finding(run, run.references)
+    return KINDS[kind].finding(View(run=run, references=run.references))
+
+
+def drawn(kind: str, run: Any) -> list[str]:
+    return texts(KINDS[kind].render(View(run=run, references=run.references), LIGHT, "svg"))
 
 
 def texts(svg: bytes) -> list[str]:
@@ -148,9 +152,16 @@ def test_layers_beyond_the_first_are_put_together(make_run: Any, make_result: An
 
 
 def test_times_of_other_batches_are_no_points_of_the_same_picture(full: Any) -> None:
-    shown = texts(KINDS["trade-off"].draw(full, full.references, LIGHT, "svg"))
+    shown = drawn("trade-off", full)
     assert "a, batch 1: reference" in shown
     assert not any("batch 8" in text for text in shown)
+
+
+def test_files_that_do_other_work_are_not_traded_off(make_run: Any, make_result: Any) -> None:
+    one, other = make_result("a"), make_result("b", size_bytes=1_000)
+    assert KINDS["trade-off"].shows(View(run=make_run(one, other), references=()))
+    elsewhere = dataclasses.replace(other, time_steps=7)
+    assert not KINDS["trade-off"].shows(View(run=make_run(one, elsewhere), references=()))
 
 
 def test_many_distributions_become_rows(make_run: Any, make_result: Any) -> None:
@@ -159,7 +170,7 @@ def test_many_distributions_become_rows(make_run: Any, make_result: Any) -> None
         (9, "time of a call: middle 50 %, 80 % and 97 %"),
     ):
         run = make_run(*(make_result(f"m{number}", 1 + number / 10) for number in range(count)))
-        shown = texts(KINDS["distribution"].draw(run, run.references, LIGHT, "svg"))
+        shown = drawn("distribution", run)
         assert title in shown
         assert f"m{count - 1}" in shown
 
@@ -167,7 +178,7 @@ def test_many_distributions_become_rows(make_run: Any, make_result: Any) -> None
 def test_a_stray_round_does_not_flatten_the_others(make_run: Any, make_result: Any) -> None:
     rounds = (*(1e6 * (1 + 0.01 * (number % 3)) for number in range(19)), 9e6)
     run = make_run(make_result(round_p50_ns=rounds))
-    shown = texts(KINDS["drift"].draw(run, run.references, LIGHT, "svg"))
+    shown = drawn("drift", run)
     highest = max(float(text.removesuffix(" %")) for text in shown if re.fullmatch(r"\+[\d.]+ %", text))
     assert highest < 5
     assert "to 790 %" in finding("drift", run)
@@ -213,6 +224,9 @@ def test_a_long_name_keeps_its_ends() -> None:
     assert shortened("short", 21) == "short"
 
 
+OURS = ("edgeseq fp32",)
+
+
 @pytest.fixture
 def systems(make_run: Any, make_result: Any) -> Any:
     def system(ours: float, *others: float) -> Any:
@@ -229,29 +243,29 @@ def systems(make_run: Any, make_result: Any) -> Any:
 
 
 def test_rivals_have_a_row_a_system_and_a_symbol_a_subject(systems: Any) -> None:
-    shown = texts(rivals_picture(systems, LIGHT, "svg"))
+    found = standings(systems, ours=OURS)
+    shown = texts(rivals_picture(found, LIGHT, "svg"))
     assert "imdb · best rival: OpenVINO f32" in shown
     assert "geometric mean of all 2" in shown
     assert {"Keras predict", "OpenVINO f32", "edgeseq fp32"} <= set(shown)
     assert "times as fast as the best rival of the system (logarithmic scale)" in shown
-    assert rivals_picture(systems, LIGHT, "svg") == rivals_picture(systems, LIGHT, "svg")
+    assert rivals_picture(found, LIGHT, "svg") == rivals_picture(found, LIGHT, "svg")
     assert "times as fast as Keras predict (logarithmic scale)" in texts(
-        rivals_picture(systems, DARK, "svg", against="Keras predict")
+        rivals_picture(standings(systems, ours=OURS, against="Keras predict"), DARK, "svg")
     )
 
 
 def test_rivals_in_words(systems: Any) -> None:
     # 2 x on one system, half the speed on the other.
-    assert rivals_finding(systems) == (
+    assert rivals_finding(standings(systems, ours=OURS)) == (
         "edgeseq fp32 is 1.00 × as fast as the best rival of each system in the geometric mean of 2, "
-        "from 0.500 × on frames to 2.00 × on imdb."
+        "from 0.500 × on frames to 2.00 × on imdb.",
     )
     # Where the reference failed there is no ratio, and no row.
-    assert "in the geometric mean of 1," in rivals_finding(systems, against="Keras predict")
+    [said] = rivals_finding(standings(systems, ours=OURS, against="Keras predict"))
+    assert "in the geometric mean of 1," in said
 
 
 def test_rivals_that_cannot_be_drawn_are_refused(systems: Any) -> None:
-    with pytest.raises(WrongUsage, match="no subject is named 'LiteRT'; the runs have: Keras predict"):
-        rivals_picture(systems, LIGHT, "svg", against="LiteRT")
     with pytest.raises(WrongUsage, match="nothing to draw"):
-        rivals_picture({"frames": systems["frames"]}, LIGHT, "svg", against="Keras predict")
+        rivals_picture(standings({"frames": systems["frames"]}, against="Keras predict"), LIGHT, "svg")

@@ -12,7 +12,15 @@ import pytest
 from edgeseq.bench.baseline import compare_to_baseline
 from edgeseq.bench.energy import Energy
 from edgeseq.bench.noise import Disturbance, Stability
-from edgeseq.bench.record import BenchmarkRun, SubjectRatio, check_run_output, read_run, speedup, write_run
+from edgeseq.bench.record import (
+    BenchmarkRun,
+    SubjectRatio,
+    check_run_output,
+    read_run,
+    run_from_dict,
+    speedup,
+    write_run,
+)
 from edgeseq.bench.stats import Interval, Ratio
 from edgeseq.cli.documents import ComparedRun
 from edgeseq.errors import InvalidFile, MissingInput, OutputExists, WrongUsage
@@ -164,12 +172,10 @@ def test_what_is_new_survives_its_file(make_run: Any, make_result: Any, tmp_path
     result = make_result(
         model="model.onnx",
         p999_ns=9,
-        stability=Stability(
-            drift=0.01, drift_is_certain=False, outliers=3, longest_ns=7, rounds_spread=0.1, design_effect=4.0
-        ),
+        stability=Stability(drift=0.01, drift_is_certain=False, outliers=3, longest_ns=7, design_effect=4.0),
         energy=(Energy(counter="package-0", microjoules_per_call=1.5, watts=2.0),),
     )
-    disturbance = Disturbance(probe_ns=(1.0, 2.0), other_cpu_share=0.1, stolen_share=None, involuntary_switches=4)
+    disturbance = Disturbance(probe_ns=(1.0, 2.0), other_cores=0.1, stolen_share=None, involuntary_switches=4)
     run = make_run(result, scenario="offline", stopped="precise", disturbance=disturbance, warnings=("busy",))
     write_run(run, tmp_path / "results.json")
     assert read_run(tmp_path / "results.json") == run
@@ -197,3 +203,23 @@ def test_kerass_subjects_are_the_references_of_their_batch(make_run: Any, make_r
 
 def test_a_sweep_of_one_model_has_its_first_result_as_its_reference(make_run: Any, make_result: Any) -> None:
     assert make_run(make_result("a"), make_result("a, batch 8", batch=8)).references == ("a",)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"round_p50_ns": []},
+        {"round_p50_ns": [-1.0] * 20},
+        {"p50_ns": -5},
+        {"count": 0},
+    ],
+)
+def test_times_that_cannot_be_are_damage(
+    make_run: Any, make_result: Any, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    content = json.loads(make_run(make_result()).to_json())
+    content["results"][0] |= change
+    with pytest.raises(InvalidFile, match=r"damaged: the times of model\.onnx cannot be"):
+        run_from_dict(content)
+    with pytest.raises(InvalidFile, match="no results"):
+        run_from_dict(content | {"results": []})

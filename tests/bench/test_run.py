@@ -13,15 +13,52 @@ import numpy as np
 import pytest
 
 import edgeseq
-from edgeseq.bench import Settings, Subject, extras, file_subjects, noise, read_run, run_benchmark, write_run
+from edgeseq.bench import (
+    ServerSettings,
+    Settings,
+    Subject,
+    cold,
+    extras,
+    file_subjects,
+    noise,
+    read_run,
+    run_benchmark,
+    write_run,
+)
 from edgeseq.bench import run as running
 from edgeseq.bench.energy import Meter
-from edgeseq.bench.extras import ServerSettings
 from edgeseq.bench.stats import Interval
 from edgeseq.errors import EdgeseqError, InputMismatch, MissingInput, WrongUsage
 
 MS = 1_000_000
+SETTLE_NS = running.SETTLE_NS
 QUICK = Settings(min_runs=11, min_seconds=0.0, rounds=11, warm_up_max_seconds=0.0, precision=None)
+
+
+@pytest.fixture(autouse=True)
+def no_settling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that counts passes too slowly for what does not say that it took time, such as the real probe."""
+    monkeypatch.setattr(running, "SETTLE_NS", 0)
+
+
+@pytest.mark.parametrize(("threads", "settles"), [((1, 1), False), ((1, 2), True), ((1, 0), True), ((1, None), True)])
+def test_threads_of_other_subjects_come_to_rest_before_a_block(
+    ticking_clock: Any, monkeypatch: pytest.MonkeyPatch, threads: tuple[int | None, ...], settles: bool
+) -> None:
+    monkeypatch.setattr(running, "SETTLE_NS", SETTLE_NS)
+    monkeypatch.setattr(noise, "probe", lambda: ticking_clock.working(MS))
+    asked = []
+    real = running.sample
+
+    def kept(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["settle_ns"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(running, "sample", kept)
+    subjects = [Subject(name=str(count), call=ticking_clock.working(MS), threads=count) for count in threads[:1]]
+    subjects += [Subject(name="other", call=ticking_clock.working(MS), threads=threads[1])]
+    run_benchmark(subjects, settings=QUICK, clock=ticking_clock)
+    assert asked == [SETTLE_NS if settles else 0]
 
 
 def test_figures_of_a_run(ticking_clock: Any) -> None:
@@ -297,7 +334,7 @@ def test_a_run_knows_what_the_machine_did_besides(ticking_clock: Any, monkeypatc
 def test_energy_is_told_for_each_subject(ticking_clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # Two microjoules a microsecond.
     meter = Meter(name="package-0", read=lambda: ticking_clock.now // 500)
-    monkeypatch.setattr(running, "find_meters", lambda providers: (meter,) if set(providers) == {"cpu"} else ())
+    monkeypatch.setattr(running, "find_meters", lambda providers: ((meter,) if providers == ["cpu"] * 2 else (), ""))
     subjects = [Subject(name=name, call=ticking_clock.working(ms * MS)) for name, ms in (("a", 10), ("b", 30))]
     run = run_benchmark(subjects, settings=QUICK, clock=ticking_clock)
     for result, millijoules in zip(run.results, (20, 60), strict=True):
@@ -307,6 +344,13 @@ def test_energy_is_told_for_each_subject(ticking_clock: Any, monkeypatch: pytest
         assert energy.watts == pytest.approx(2.0, rel=1e-3)
 
 
+def test_a_gpus_energy_that_was_not_counted_is_told(ticking_clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "find_meters", lambda _: ((), "not counted"))
+    subjects = [Subject(name=name, call=ticking_clock.working(MS), provider=name) for name in ("cpu", "cuda")]
+    run = run_benchmark(subjects, settings=QUICK, clock=ticking_clock)
+    assert [("not counted" in result.notes) for result in run.results] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("ways", "scenario"),
     [
@@ -314,6 +358,7 @@ def test_energy_is_told_for_each_subject(ticking_clock: Any, monkeypatch: pytest
         ([("a", 8, 1), ("b", 8, 1)], "batch"),
         ([("a", 1, 1), ("a", 8, 1)], "offline"),
         ([("a", 1, 1), ("a", 1, 0)], "offline"),
+        ([("a", 1, 1), ("b", 8, None)], "batch"),
     ],
 )
 def test_the_scenario_is_told_from_the_subjects(
@@ -335,21 +380,6 @@ def test_a_scenario_that_is_none_is_refused(ticking_clock: Any) -> None:
         run_benchmark(subjects, scenario="server")
     with pytest.raises(WrongUsage, match="given together"):
         run_benchmark(subjects, scenario="single", server=ServerSettings(rate_per_s=1.0))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({}, "a rate of queries, a deadline, or both"),
-        ({"rate_per_s": 0.0}, "rate_per_s must be above 0"),
-        ({"rate_per_s": float("nan")}, "rate_per_s"),
-        ({"deadline_ns": -1}, "deadline_ns"),
-        ({"deadline_ns": 1, "max_seconds": 0.0}, "max_seconds"),
-    ],
-)
-def test_server_settings_that_mean_nothing_are_refused(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(WrongUsage, match=said):
-        ServerSettings(**wrong)
 
 
 def test_everything_at_once_of_a_real_file(make_lstm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,27 +408,25 @@ def test_everything_at_once_of_a_real_file(make_lstm: Any, tmp_path: Path, monke
     assert read_run(tmp_path / "results.json") == run
 
 
+@pytest.mark.parametrize(
+    ("error", "text"), [(EdgeseqError("no room left"), "no room left"), (OSError("gone"), "OSError: gone")]
+)
 def test_what_fails_besides_becomes_a_note_and_the_times_stand(
-    ticking_clock: Any, make_lstm: Any, monkeypatch: pytest.MonkeyPatch
+    make_lstm: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
 ) -> None:
     def broken(*_: Any, **__: Any) -> Any:
-        raise EdgeseqError("no room left")
+        raise error
 
-    def starts(subjects: Any, *, failed: Any, **_: Any) -> Any:
-        for subject in subjects:
-            failed(subject, EdgeseqError("killed"))
-        return {}
-
-    monkeypatch.setattr(extras, "measure_cold_starts", starts)
+    monkeypatch.setattr(cold, "_start", broken)
     monkeypatch.setattr(extras, "time_layers", broken)
     monkeypatch.setattr(extras, "serve", broken)
     asked = ServerSettings(rate_per_s=10.0)
     result = edgeseq.benchmark(make_lstm(), settings=QUICK, cold_start=True, layers=True, server=asked)
     assert result.count == 11
-    assert [note for note in result.notes if "no room" in note or "killed" in note] == [
-        "a fresh process could not run it: killed",
-        "it could not be profiled: no room left",
-        "the server scenario failed: no room left",
+    assert [note for note in result.notes if text in note] == [
+        f"a fresh process could not run it: {text}",
+        f"it could not be profiled: {text}",
+        f"the server scenario failed: {text}",
     ]
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from edgeseq.bench.energy import Meter
-from edgeseq.bench.sample import Settings, interleave, measure_clock, sample, warm_up
-from edgeseq.bench.stats import relative_width
+from edgeseq.bench.sample import SETTLE_NS, Settings, interleave, measure_clock, sample, warm_up
+from edgeseq.bench.stats import clustered_interval, relative_width
 from edgeseq.errors import WrongUsage
 
 MS = 1_000_000
@@ -294,6 +294,57 @@ def test_the_probe_has_a_turn_in_every_round(clock: Any) -> None:
     assert sample([clock.working(MS)], settings, clock=clock).probe == ()
 
 
+def test_turns_begin_with_untimed_calls_until_threads_have_come_to_rest(clock: Any) -> None:
+    # After a call of the first, 33 ms of the next calls' time are twice as long, whoever makes them.
+    busy_until = [0]
+
+    def first() -> None:
+        clock.now += MS
+        busy_until[0] = clock.now + 33 * MS
+
+    def second() -> None:
+        clock.now += 2 * MS if clock.now < busy_until[0] else MS
+
+    def times(settle_ns: int) -> set[int]:
+        settings = fixed(min_runs=66, min_seconds=0, rounds=6, warm_up_max_seconds=0)
+        _, found = interleave([first, second], settings, settle_ns=settle_ns, clock=clock)
+        return {time for block in found.rounds for time in block}
+
+    assert times(0) == {MS, 2 * MS}
+    assert times(SETTLE_NS) == {MS}
+    probed = sample([first], fixed(min_runs=6, min_seconds=0, rounds=6), probe=second, settle_ns=SETTLE_NS, clock=clock)
+    assert {time for block in probed.probe for time in block} == {MS}
+
+
+def test_a_meter_that_cannot_be_read_is_not_the_subjects_error(clock: Any) -> None:
+    def unreadable() -> int:
+        if clock.now > 5 * MS:
+            raise OSError("gone")
+        return 0
+
+    meters = [Meter(name="gone", read=unreadable), Meter(name="there", read=lambda: clock.now)]
+    settings = fixed(min_runs=12, min_seconds=0, rounds=6, warm_up_max_seconds=0)
+    [found] = sample([clock.working(MS)], settings, meters=meters, clock=clock).subjects
+    assert found.error is None
+    assert found.microjoules == (None, 12 * MS)
+
+
+def test_stopping_when_precise_keeps_the_confidence(clock: Any) -> None:
+    random = np.random.default_rng(1)
+    settings = Settings(min_runs=20, min_seconds=0, rounds=20, warm_up_max_seconds=0, max_seconds=1e6)
+
+    def held() -> bool:
+        # Each round has a level of its own, 10 % apart; its call times do not matter beside that.
+        [found] = sample([jumping(clock, *random.normal(10, 1, 2000))], settings, clock=clock).subjects
+        clustered = clustered_interval(found.rounds, 0.5)
+        assert clustered is not None
+        assert clustered.interval is not None
+        return clustered.interval.low <= 10 * MS <= clustered.interval.high
+
+    # 95 % of 150, and three standard deviations.
+    assert sum(held() for _ in range(150)) >= 135
+
+
 def test_meters_count_what_the_timed_calls_of_each_subject_took(clock: Any) -> None:
     meter = Meter(name="package-0", read=lambda: clock.now // 1000 % 50_000, wraps_at=50_000)
     settings = fixed(min_runs=12, min_seconds=0, rounds=6, warm_up_max_seconds=0)
@@ -330,8 +381,9 @@ def test_progress_goes_on_when_the_number_of_rounds_is_not_known(clock: Any) -> 
         {"precision": -0.1},
         {"precision": float("nan")},
         {"precision": float("inf")},
+        {"precision": 5.0},
     ],
 )
 def test_settings_that_mean_nothing_are_refused_by_name(wrong: dict[str, Any]) -> None:
-    with pytest.raises(WrongUsage, match=next(iter(wrong))):
+    with pytest.raises(WrongUsage, match=next(iter(wrong)).replace("_", " ")):
         Settings(**wrong)

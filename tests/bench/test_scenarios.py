@@ -16,11 +16,12 @@ from edgeseq.errors import WrongUsage
         ({}, "single", (1,), (None,)),
         ({"threads": [2]}, "single", (1,), (2,)),
         ({"batches": [1]}, "single", (1,), (None,)),
+        ({"batches": [4, 4]}, "batch", (4, 4), (None,)),
         ({"batches": [8]}, "batch", (8,), (None,)),
         ({"batches": [1, 8]}, "offline", (1, 8), (None,)),
         ({"threads": [1, 2]}, "offline", (1,), (1, 2)),
         ({"rate_per_s": 5.0}, "server", (1,), (None,)),
-        ({"deadline_ns": 5_000, "batches": [2]}, "server", (2,), (None,)),
+        ({"deadline_ms": 0.005, "batches": [2]}, "server", (2,), (None,)),
     ],
 )
 def test_the_scenario_that_a_wish_amounts_to(
@@ -28,7 +29,8 @@ def test_the_scenario_that_a_wish_amounts_to(
 ) -> None:
     found = plan(**wish)
     assert (found.scenario, found.batches, found.threads) == (scenario, batches, threads)
-    assert found.sort_rows == (scenario == "offline")
+    # Rows are put together only for whom said that all are there at once, not for a sweep over batches.
+    assert not found.sort_rows
     assert (found.server is not None) == (scenario == "server")
 
 
@@ -36,9 +38,11 @@ def test_a_named_scenario_fills_in_what_was_left_open() -> None:
     assert plan("batch").batches == (32,)
     assert plan("offline", batches=[4]).threads == (1, 0)
     assert plan("offline").batches == (1, 8, 32, 128)
-    served = plan("server", rate_per_s=10.0, deadline_ns=7).server
+    assert plan("offline").sort_rows
+    assert not plan("batch").sort_rows
+    served = plan("server", rate_per_s=10.0, deadline_ms=7.0).server
     assert served is not None
-    assert (served.rate_per_s, served.deadline_ns) == (10.0, 7)
+    assert (served.rate_per_s, served.deadline_ns) == (10.0, 7_000_000)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,7 @@ def test_a_named_scenario_fills_in_what_was_left_open() -> None:
         (("single", {"batches": [8]}), "one row a call; got the batches 8"),
         (("batch", {"rate_per_s": 1.0}), "for the scenario server, not for batch"),
         (("server", {}), "a rate of queries, a deadline, or both"),
-        (("server", {"rate_per_s": 0.0}), "rate_per_s must be above 0"),
+        (("server", {"rate_per_s": 0.0}), "the rate of the server scenario must be a number above 0"),
     ],
 )
 def test_what_a_scenario_cannot_have(wish: tuple[str, dict[str, Any]], said: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeseq.bench import server
-from edgeseq.bench.server import serve
+from edgeseq.bench.server import ServerSettings, overload_note, serve
 from edgeseq.errors import WrongUsage
 
 MS = 1_000_000
@@ -36,8 +36,8 @@ class FakeServer:
         self.now += self._times[self.calls % len(self._times)]
         self.calls += 1
 
-    def serve(self, **options: Any) -> server.Served:
-        return serve(self.call, clock=self.clock, sleep=self.sleep, **options)
+    def serve(self, *, seed: int = 0, **settings: Any) -> server.Served:
+        return serve(self.call, ServerSettings(**settings), seed=seed, clock=self.clock, sleep=self.sleep)
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def latencies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     real = server._Bench._judged
 
-    def kept(self: Any, rate: float, measured: list[int], busy: float) -> Any:
-        found[:] = measured
-        return real(self, rate, measured, busy)
+    def kept(self: Any, rate: float, answered: Any) -> Any:
+        found[:] = answered.latencies_ns
+        return real(self, rate, answered)
 
     monkeypatch.setattr(server._Bench, "_judged", kept)
     return found
@@ -67,6 +67,8 @@ def test_the_mean_wait_is_that_of_queueing_theory(load: float, latencies: list[i
     # At a load of 0.8 the standard error of 20,000 waits is some 6 %: four of them.
     assert waits == pytest.approx(expected, rel=0.25 if load > 0.7 else 0.1)
     assert found.at_rate.busy == pytest.approx(load, rel=0.02)
+    assert found.at_rate.load == pytest.approx(load, rel=0.01)
+    assert overload_note(found) == ()
     assert found.at_rate.p50_ns == sorted(latencies)[10_000]
 
 
@@ -133,7 +135,6 @@ def test_too_few_queries_tell_no_99th_percentile() -> None:
     assert 64 <= found.at_rate.queries < 662
     assert found.at_rate.p90_ns is not None
     assert found.at_rate.p99_ns is None
-    assert found.at_rate.p99_interval_ns is None
     assert found.at_rate.met is None
 
 
@@ -182,15 +183,53 @@ def test_intervals_are_those_of_stretches_not_of_queries(latencies: list[int]) -
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
+@pytest.mark.parametrize("times", [(*(MS,) * 100, 100 * MS, *(MS,) * 500_000), (*(4 * MS,) * 128, *(MS,) * 500_000)])
+def test_where_the_search_begins_does_not_decide_where_it_ends(times: tuple[int, ...]) -> None:
+    # One outlier among the first calls, or first calls that are all slower than those that follow.
+    found = FakeServer(*times).serve(deadline_ns=5 * MS, max_seconds=100.0)
+    assert found.searched == "found"
+    assert found.highest_rate_per_s == pytest.approx(1000 * load_with_waits_below(4.0, 0.99), rel=0.1)
+    assert min(trial.rate_per_s for trial in found.trials if not trial.met) <= 1.05 * found.highest_rate_per_s
+
+
+def test_a_deadline_that_every_rate_keeps_leaves_the_throughput_as_the_limit() -> None:
+    # 20,000 queries wait for 20 s at most, however fast they come.
+    found = FakeServer(MS).serve(deadline_ns=60_000 * MS, max_seconds=1000.0)
+    assert found.searched == "throughput"
+    # A call and the looks at the clock around it.
+    assert found.highest_rate_per_s == pytest.approx(1000, rel=0.06)
+    assert all(trial.met for trial in found.trials)
+
+
+def test_queries_that_still_wait_at_the_end_count_as_late() -> None:
+    # In 10 s come 20,000 queries, and 5,000 are answered: a quarter, and of those the first few in time.
+    found = FakeServer(2 * MS).serve(rate_per_s=2000, deadline_ns=50 * MS, max_seconds=10.0)
+    trial = found.at_rate
+    assert trial is not None
+    assert trial.load == pytest.approx(4.0, rel=0.01)
+    assert trial.queries > 9000
+    assert trial.within_deadline is not None
+    assert trial.within_deadline < 0.02
+    assert (trial.p90_ns, trial.p99_ns, trial.met) == (None, None, False)
+    [said] = overload_note(found)
+    assert said.startswith("queries at 2,000/s are more than can be answered (")
+    assert "how long the trial ran" in said
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "needs a rate of queries, a deadline, or both"),
-        ({"rate_per_s": 0}, "rate_per_s must be a number above 0, not 0"),
-        ({"deadline_ns": -1}, "deadline_ns must be a number above 0"),
-        ({"rate_per_s": 1.0, "max_seconds": float("inf")}, "max_seconds must be a number above 0, not inf"),
+        ({"rate_per_s": 0}, "the rate of the server scenario must be a number above 0, not 0"),
+        ({"rate_per_s": float("nan")}, "the rate"),
+        ({"deadline_ns": -1}, "the deadline of the server scenario must be a number above 0"),
+        (
+            {"rate_per_s": 1.0, "max_seconds": float("inf")},
+            "the max seconds of the server scenario must be a number above 0, not inf",
+        ),
+        ({"rate_per_s": 1.0, "max_seconds": 0.0}, "the max seconds of the server scenario must be a number above 0"),
     ],
 )
 def test_what_means_nothing_is_refused(options: Any, message: str) -> None:
     with pytest.raises(WrongUsage, match=message):
-        serve(lambda: None, **options)
+        ServerSettings(**options)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from edgeseq.bench.standings import fair_speedup, geometric_means, our_names, reference_groups, standings
+from edgeseq.bench.standings import fair_speedup, geometric_means, reference_groups, standings
 from edgeseq.bench.sweeps import best_of, sweeps
 from edgeseq.errors import WrongUsage
 
+OURS = ("edgeseq fp32",)
 FAILED = {"error": "RuntimeError: no", "round_p50_ns": (), "distribution_ns": (), "throughput_per_s": None}
 
 
@@ -18,29 +19,52 @@ def test_the_best_rival_is_the_fastest_of_each_system(make_run: Any, make_result
         "one": make_run(make_result("A", 4.0), make_result("B", 2.0), make_result("edgeseq fp32", 1.0)),
         "two": make_run(make_result("A", 1.0), make_result("B", **FAILED), make_result("edgeseq fp32", 2.0)),
     }
-    one, two = standings(runs)
+    one, two = standings(runs, ours=OURS).systems
     assert (one.reference, two.reference) == ("B", "A")
-    assert one["edgeseq fp32"].value == pytest.approx(2.0)
-    assert one["A"].value == pytest.approx(0.5)
-    assert (two["A"].value, two["A"].interval) == (1.0, None)
-    assert [(failure.name, failure.reason) for failure in two.failures] == [("B", "RuntimeError: no")]
+    assert one.speeds["edgeseq fp32"].value == pytest.approx(2.0)
+    assert one.speeds["A"].value == pytest.approx(0.5)
+    assert (two.speeds["A"].value, two.speeds["A"].interval) == (1.0, None)
+    assert two.failures == {"B": "RuntimeError: no"}
     # B is not measured everywhere, so it has no mean.
     assert geometric_means((one, two)) == pytest.approx({"A": 0.5**0.5, "edgeseq fp32": 1.0})
 
 
 def test_rivals_may_be_chosen(make_run: Any, make_result: Any) -> None:
     run = make_run(make_result("A", 4.0), make_result("A int8", 1.0), make_result("edgeseq fp32", 2.0))
-    [standing] = standings({"one": run}, rivals=["A"])
+    [standing] = standings({"one": run}, ours=OURS, rivals=["A"]).systems
     assert standing.reference == "A"
-    assert [speed.name for speed in standing.speeds] == ["A", "edgeseq fp32"]
+    assert list(standing.speeds) == ["A", "edgeseq fp32"]
     with pytest.raises(WrongUsage, match="no subject is named 'C'"):
         standings({"one": run}, rivals=["C"])
+    with pytest.raises(WrongUsage, match="the runs have: A, A int8, edgeseq fp32"):
+        standings({"one": run}, against="C")
 
 
-def test_ours_are_named_so_or_are_what_is_not_a_reference(make_run: Any, make_result: Any) -> None:
-    named = make_run(make_result("A"), make_result("edgeseq fp32"), make_result("A on edgeseq's file"))
-    assert our_names({"one": named}) == ("edgeseq fp32",)
-    assert our_names({"one": make_run(make_result("a.onnx"), make_result("b.onnx"))}) == ("b.onnx",)
+def test_the_best_rival_is_told_by_the_rounds_that_it_shares_with_ours(make_run: Any, make_result: Any) -> None:
+    # In most rounds A is behind and B ahead, although A has the smaller median: the rounds were not alike.
+    slow = tuple(1e6 if number % 5 < 3 else 4e6 for number in range(20))
+    a = tuple(1.1 * ns for ns in slow)
+    b = tuple((1.2 if number < 9 else 0.9) * ns for number, ns in enumerate(slow))
+    assert sorted(a)[10] < sorted(b)[10]
+    runs = {"one": make_run(*(make_result(n, round_p50_ns=r) for n, r in (("A", a), ("B", b), (OURS[0], slow))))}
+    [standing] = standings(runs, ours=OURS).systems
+    assert standing.reference == "B"
+    assert min(
+        standings(runs, ours=OURS, against=name).systems[0].speeds[OURS[0]].value for name in "AB"
+    ) == pytest.approx(standing.speeds[OURS[0]].value)
+
+
+def test_rivals_are_held_against_each_other_where_ours_failed(make_run: Any, make_result: Any) -> None:
+    run = make_run(make_result("A", 4.0), make_result("B", 2.0), make_result("edgeseq fp32", **FAILED))
+    [standing] = standings({"one": run}, ours=OURS).systems
+    assert (standing.reference, standing.speeds["A"].value) == ("B", pytest.approx(0.5))
+    assert list(standing.failures) == ["edgeseq fp32"]
+
+
+def test_without_a_wish_all_but_the_references_are_judged(make_run: Any, make_result: Any) -> None:
+    runs = {"one": make_run(*(make_result(name) for name in ("a.onnx", "edgeseq.onnx", "b.onnx")))}
+    assert standings(runs).ours == ("edgeseq.onnx", "b.onnx")
+    assert standings(runs, rivals=["b.onnx"]).ours == ("a.onnx", "edgeseq.onnx")
 
 
 def test_other_shapes_are_other_work(make_result: Any) -> None:

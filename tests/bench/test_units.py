@@ -37,3 +37,19 @@ def test_significant_digits(value: float, text: str) -> None:
 
 def test_ratios() -> None:
     assert units.times(44.72) == "44.7 ×"
+
+
+def test_rates_energies_and_memory() -> None:
+    assert units.rate(1234.5) == "1,230/s"
+    assert units.energy(15_100.0) == "15.1 mJ"
+    assert (units.binary_size(48 * 2**10), units.binary_size(33 * 2**20), units.binary_size(12)) == (
+        "48 KiB", "33 MiB", "12 B",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("threads", "text"), [(None, "its own threads"), (0, "all threads"), (1, "1 thread"), (4, "4 threads")]
+)
+def test_threads(threads: int | None, text: str) -> None:
+    assert units.threads_text(threads) == text
+    assert units.threads_text(None, unset="advised") == "advised threads"

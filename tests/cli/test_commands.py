@@ -346,3 +346,22 @@ def test_train_and_its_list(edgeseq_command: Any, tmp_path: Path) -> None:
     assert names == ["middle", "imdb", "forecast", "stateful", "vowels", "frames"]
     listed = edgeseq_command("train", "--list").out
     assert all(f"\n{name} " in listed for name in names)
+
+
+def test_bench_says_when_no_rate_keeps_the_deadline_and_why_a_file_failed(
+    edgeseq_command: Any, made: Any, tmp_path: Path
+) -> None:
+    ran = edgeseq_command("bench", made.onnx, "--deadline-ms", 0.0001, *ONE_ROW, "--precision", 0)
+    assert ran.code == 1
+    assert "cannot keep p99 within" in ran.out
+    model = onnx.load(made.onnx)
+    # It is a file that opens, and fails on what it is fed.
+    del model.metadata_props[:]
+    node = onnx.helper.make_node("Reshape", [model.graph.output[0].name, "wrong"], ["odd"])
+    model.graph.node.append(node)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7, 11, 13]), "wrong"))
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("odd", onnx.TensorProto.FLOAT, [7, 11, 13]))
+    onnx.save(model, tmp_path / "odd.onnx")
+    ran = edgeseq_command("bench", tmp_path / "odd.onnx", *ONE_ROW)
+    assert ran.code == 1
+    assert "odd.onnx failed: " in ran.out

@@ -287,9 +287,9 @@ def test_bench_refuses_what_cannot_be(edgeseq_command: Any, made: Any, tmp_path:
     np.savez(tmp_path / "misnamed.npz", z=np.zeros((1, 5, 3), np.float32))
     (tmp_path / "old.json").write_text("mine")
     for options, said in (
-        (("--max-seconds", 0), "max_seconds must be above 0"),
-        (("--max-seconds", "nan"), "max_seconds"),
-        (("--min-seconds", -1), "min_seconds"),
+        (("--max-seconds", 0), "max seconds must be above 0"),
+        (("--max-seconds", "nan"), "max seconds"),
+        (("--min-seconds", -1), "min seconds"),
         (("-o", tmp_path / "results.txt"), "as .json; got results.txt"),
         (("-o", tmp_path / "old.json", "--baseline", tmp_path / "old.json", "--overwrite"), "also what is read"),
         (("-o", made.onnx, "--overwrite"), "also what is read"),

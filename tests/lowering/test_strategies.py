@@ -272,9 +272,8 @@ def test_a_masked_batch_runs_over_its_longest_row_only():
     assert kept.shape == (2, 7, 3)
 
 
-def convolution_spec(time_steps, **options):
+def convolution_spec(time_steps, strides=(1, 1), padding="same", dilation=(1, 1), channels_last=True, **options):
     random = np.random.default_rng(3)
-    rank = 2
     window = (3, 2)
 
     def weights(*shape):
@@ -295,18 +294,31 @@ def convolution_spec(time_steps, **options):
         directions=(direction,),
         return_sequences=True,
         time_steps=time_steps,
-        convolution=Convolution(strides=(1,) * rank, padding="same", dilation=(1,) * rank, channels_last=True),
+        convolution=Convolution(strides=strides, padding=padding, dilation=dilation, channels_last=channels_last),
         **options,
     )
 
 
-def test_convolutional_strategies_agree():
-    """Two ways to write one recurrence; Keras is the oracle for the convolutions, in the conversion tests."""
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({}, (5, 6)),
+        ({"padding": "valid"}, (3, 5)),
+        ({"strides": (2, 3)}, (3, 2)),
+        ({"strides": (2, 3), "padding": "valid"}, (2, 2)),
+        ({"strides": (3, 2), "padding": "valid"}, (1, 3)),
+        ({"dilation": (2, 3)}, (5, 6)),
+        ({"dilation": (2, 3), "padding": "valid"}, (1, 3)),
+    ],
+)
+def test_convolutional_strategies_agree(options, size):
+    """Two ways to write one recurrence, whose states begin as zeros of the right size in the one and not at all in the
+    other; Keras is the oracle for the convolutions, in the conversion tests."""
     x = np.random.default_rng(0).normal(size=(2, 4, 5, 6, 2)).astype(np.float32)
-    spec = convolution_spec(4)
+    spec = convolution_spec(4, **options)
     (scan,), scan_states = run(spec, "scan", x)
     (unrolled,), unrolled_states = run(spec, "unrolled", x)
-    assert scan.shape == (2, 4, 5, 6, 3)
+    assert scan.shape == (2, 4, *size, 3)
     np.testing.assert_allclose(scan, unrolled, atol=TOLERANCE)
     for one, other in zip(scan_states, unrolled_states, strict=True):
         np.testing.assert_allclose(one, other, atol=TOLERANCE)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from edgeseq.bench.pictures.canvas import DARK, LIGHT, Theme, new_figure, rendered
 from edgeseq.bench.pictures.drift import DRIFT
-from edgeseq.bench.pictures.kind import Kind
+from edgeseq.bench.pictures.kind import Kind, View
 from edgeseq.bench.pictures.latency import BARS, DISTRIBUTION
 from edgeseq.bench.pictures.rivals import rivals_finding, rivals_picture
 from edgeseq.bench.pictures.server import SERVER
@@ -38,6 +38,7 @@ __all__ = [
     "LIGHT",
     "Kind",
     "Theme",
+    "View",
     "new_figure",
     "rendered",
     "rivals_finding",

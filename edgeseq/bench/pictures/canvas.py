@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from edgeseq.bench.record import BenchmarkResult
-from edgeseq.bench.units import duration
+from edgeseq.bench.units import duration, size
 from edgeseq.errors import MissingExtra
 
 try:
@@ -67,10 +67,10 @@ class Style:
 
     colour: str
     """Its colour."""
-    marker: str
-    """Its symbol, in matplotlib's letters."""
     line: str | tuple[int, tuple[float, ...]]
     """Its dashes, as matplotlib takes them."""
+    marker: str = ""
+    """Its symbol, in matplotlib's letters; empty for none."""
 
 
 def styles(names: Iterable[str], rivals: Container[str], theme: Theme) -> dict[str, Style]:
@@ -167,28 +167,77 @@ def shortened(name: str, letters: int = _NAME_LETTERS) -> str:
     return name[: letters - tail - 1] + "…" + name[-tail:]
 
 
-def spans_much(values: Iterable[float]) -> bool:
-    """Whether positive values lie so far apart that only a logarithmic axis shows them all."""
-    found = list(values)
-    return min(found) > 0 and max(found) / min(found) > _LOG_SCALE_FROM
+def interval(axes: Axes, theme: Theme, row: float, low: float, high: float) -> None:
+    """A line from `low` to `high` at `row`, with a mark at either end."""
+    axes.plot([low, high], [row, row], color=theme.text, linewidth=1.4)
+    axes.plot([low, high], [row, row], color=theme.text, linestyle="", marker="|", markersize=6)
 
 
-def time_axis(axes: Axes, label: str, *, logarithmic: bool) -> None:
-    """Times in nanoseconds along the bottom; the limits are set already."""
-    ticks(axes.xaxis, axes.get_xlim(), short_duration, logarithmic=logarithmic)
-    axes.set_xlabel(label + (" (logarithmic scale)" if logarithmic else ""), fontsize=9)
+def scale(
+    axis: Axis,
+    values: Sequence[float],
+    written: Callable[[float], str],
+    *,
+    room: float = 0.1,
+    from_zero: bool = True,
+    most: int = 6,
+) -> bool:
+    """Limits and marks of an axis that shows all of `values`; whether it is logarithmic, which shows them far apart.
 
-
-def ticks(axis: Axis, limits: tuple[float, float], written: object, *, logarithmic: bool, most: int = 6) -> None:
-    """Marks of an axis, never so many that their labels touch; `written` makes the text of a value."""
+    `room` is the share of the axis that is left free beyond the largest; without `from_zero` the axis begins a little
+    before the smallest. `written` makes the text of a value, `most` is the number of marks that have room.
+    """
+    low, high = min(values), max(values)
+    logarithmic = low > 0 and high / low > _LOG_SCALE_FROM
     if logarithmic:
-        axis.set_major_locator(FixedLocator(_log_marks(*limits, most)))
+        low /= 1.5
+        high *= (high / low) ** room
+    elif from_zero:
+        low, high = 0.0, high * (1 + room)
+    else:
+        margin = max(high - low, 1.0) * room
+        low, high = low - margin, high + margin
+    side = "x" if axis is axis.axes.xaxis else "y"
+    axis.axes.set(**{f"{side}scale": "log" if logarithmic else "linear", f"{side}lim": (low, high)})
+    ticks(axis, written, logarithmic=logarithmic, most=most)
+    return logarithmic
+
+
+def time_axis(axes: Axes, label: str, times: Sequence[float], *, room: float = 0.1, from_zero: bool = True) -> bool:
+    """`scale` of the bottom for times in nanoseconds, and its label."""
+    logarithmic = scale(axes.xaxis, times, short_duration, room=room, from_zero=from_zero)
+    axes.set_xlabel(_scale_named(label, logarithmic), fontsize=9)
+    return logarithmic
+
+
+def height_axis(axes: Axes, theme: Theme, label: str, *, logarithmic: bool = False) -> None:
+    """Lines across the plot, and above them what its height means."""
+    axes.grid(axis="y", color=theme.faint, alpha=0.25, linewidth=0.6)
+    axes.set_title(_scale_named(label, logarithmic), loc="left", fontsize=9, color=theme.faint)
+
+
+def ratio_axis(axes: Axes, theme: Theme, low: float, high: float, label: str) -> None:
+    """Ratios along the bottom, with a line at 1; equal factors to either side look alike on a logarithmic axis only."""
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.axvline(1.0, color=theme.text, linewidth=1.2, zorder=1)
+    ticks(axes.xaxis, _short_times, logarithmic=True)
+    axes.set_xlabel(_scale_named(label, True), fontsize=9)
+
+
+def _scale_named(label: str, logarithmic: bool) -> str:
+    return f"{label} (logarithmic scale)" if logarithmic else label
+
+
+def ticks(axis: Axis, written: Callable[[float], str], *, logarithmic: bool, most: int = 6) -> None:
+    """Marks of an axis whose limits are set, never so many that their labels touch; `written` makes their text."""
+    if logarithmic:
+        axis.set_major_locator(FixedLocator(_log_marks(*axis.get_view_interval(), most)))
         axis.set_minor_locator(LogLocator(subs=(1.0,)))
         axis.set_minor_formatter(NullFormatter())
     else:
         axis.set_major_locator(MaxNLocator(min(most, 4)))
-    assert callable(written)
-    axis.set_major_formatter(FuncFormatter(lambda value, _: str(written(value))))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))
 
 
 def _log_marks(low: float, high: float, most: int) -> list[float]:
@@ -204,14 +253,20 @@ def _log_marks(low: float, high: float, most: int) -> list[float]:
 
 def short_duration(ns: float) -> str:
     """A time for an axis: without zeros after the point."""
-    if ns == 0:
-        return "0"
-    number, unit = duration(ns).split()
-    return f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
+    return _short(duration(ns))
 
 
-def short_times(ratio: float) -> str:
-    """A ratio for an axis: without zeros after the point."""
+def short_size(size_bytes: float) -> str:
+    """A size for an axis: without zeros after the point."""
+    return _short(size(size_bytes))
+
+
+def _short(text: str) -> str:
+    number, unit = text.split()
+    return "0" if number == "0" else f"{number.rstrip('0').rstrip('.') if '.' in number else number} {unit}"
+
+
+def _short_times(ratio: float) -> str:
     return f"{ratio:,.3g} ×" if ratio < 1000 else f"{ratio:,.0f} ×"
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from edgeseq.bench.pictures.canvas import Theme, legend, new_figure, rendered, result_styles, styles
-from edgeseq.bench.pictures.kind import Kind
-from edgeseq.bench.record import BenchmarkResult, BenchmarkRun
+from matplotlib.figure import Figure
+
+from edgeseq.bench.pictures.canvas import Style, Theme, height_axis, legend, new_figure, styles
+from edgeseq.bench.pictures.kind import Kind, View
+from edgeseq.bench.record import BenchmarkResult
 from edgeseq.bench.units import significant
 
 _MOST_NAMED = 6
-_PROBE = "the machine: the same arithmetic each round"
 
 
 def _percent(values: Sequence[float]) -> list[float]:
@@ -20,70 +21,57 @@ def _percent(values: Sequence[float]) -> list[float]:
     return [(value / middle - 1) * 100 for value in values]
 
 
-def _drawable(run: BenchmarkRun) -> list[BenchmarkResult]:
-    return [result for result in run.results if len(result.round_p50_ns) > 1 and min(result.round_p50_ns) > 0]
+def _drawable(view: View) -> list[BenchmarkResult]:
+    return [result for result in view.run.results if len(result.round_p50_ns) > 1 and min(result.round_p50_ns) > 0]
 
 
-def _probe(run: BenchmarkRun) -> list[float]:
-    probe = run.disturbance.probe_ns if run.disturbance is not None else ()
+def _probe(view: View) -> list[float]:
+    probe = view.run.disturbance.probe_ns if view.run.disturbance is not None else ()
     return _percent(probe) if len(probe) > 1 and min(probe) > 0 else []
 
 
-def _lacks(run: BenchmarkRun, references: Sequence[str]) -> str | None:  # noqa: ARG001 - a function of a Kind
-    return None if _drawable(run) else "no subject was timed in two rounds or more"
-
-
-def _draw(run: BenchmarkRun, references: Sequence[str], theme: Theme, suffix: str) -> bytes:
-    found, probe = _drawable(run), _probe(run)
+def _draw(view: View, theme: Theme) -> Figure:
+    found, probe = _drawable(view), _probe(view)
     # Where there are too many lines to name, those that moved most are.
     named = sorted(found, key=_spread, reverse=True)[:_MOST_NAMED]
-    shown_names = [result.name for result in found if result in named]
-    looks = result_styles(found, references, theme) if len(named) == len(found) else styles(shown_names, (), theme)
-    figure, [axes] = new_figure(theme, height=2.9 + 0.19 * (min(len(found), _MOST_NAMED + 1) + bool(probe)))
-    lines = [_percent(result.round_p50_ns) for result in found]
-    limit = _limit([*lines, probe])
-    axes.axhline(0, color=theme.faint, linewidth=0.8)
-    if len(found) > len(named):
-        axes.plot([], [], color=theme.rivals[0], linewidth=0.8, label=f"{len(found) - len(named)} that moved less")
-    for result, line in zip(found, lines, strict=True):
-        shown = result.name in looks
-        colour = looks[result.name].colour if shown else theme.rivals[0]
-        rounds = range(1, len(line) + 1)
-        kept = [min(max(value, -limit), limit) for value in line]
-        axes.plot(
-            rounds, kept, color=colour, linewidth=1.3 if shown else 0.7,
-            linestyle=looks[result.name].line if shown else "-", label=result.name if shown else None,
-            zorder=3 if shown else 2,
-        )  # fmt: skip
-        beyond = [(number, end) for number, value, end in zip(rounds, line, kept, strict=True) if value != end]
-        for number, end in beyond:
-            axes.plot([number], [end], marker="^" if end > 0 else "v", color=colour, markersize=6, clip_on=False)
+    unnamed = [result for result in found if result not in named]
+    looks = styles([r.name for r in found if r in named], (), theme) if unnamed else view.styles(theme)
+    figure, [axes] = new_figure(theme, height=2.9 + 0.19 * (len(named) + bool(unnamed) + bool(probe)))
+    # Later ones lie above.
+    lines = [("", _percent(result.round_p50_ns), Style(colour=theme.rivals[0], line="-"), 0.7) for result in unnamed]
+    lines += [(r.name, _percent(r.round_p50_ns), looks[r.name], 1.3) for r in found if r in named]
     if probe:
-        for number, value in enumerate(probe, 1):
-            if abs(value) > limit:
-                end = limit if value > 0 else -limit
-                axes.plot([number], [end], marker="^" if value > 0 else "v", color=theme.text, markersize=6,
-                          clip_on=False, zorder=5)  # fmt: skip
+        lines.append(("the machine: the same arithmetic each round", probe, Style(colour=theme.text, line="--"), 1.6))
+    limit = _limit([values for _, values, *_ in lines])
+    axes.axhline(0, color=theme.faint, linewidth=0.8)
+    if unnamed:
+        axes.plot([], [], color=theme.rivals[0], linewidth=0.8, label=f"{len(unnamed)} that moved less")
+    for height, (label, values, look, width) in enumerate(lines, 2):
+        kept = [min(max(value, -limit), limit) for value in values]
         axes.plot(
-            range(1, len(probe) + 1), [min(max(value, -limit), limit) for value in probe], color=theme.text,
-            linewidth=1.6, linestyle="--", label=_PROBE, zorder=4,
+            range(1, len(kept) + 1), kept, color=look.colour, linewidth=width, linestyle=look.line, label=label or None,
+            zorder=height,
         )  # fmt: skip
+        for number, (value, end) in enumerate(zip(values, kept, strict=True), 1):
+            if value != end:
+                axes.plot(
+                    [number], [end], marker="^" if end > 0 else "v", color=look.colour, markersize=6, clip_on=False,
+                    zorder=height,
+                )  # fmt: skip
     axes.set_ylim(-limit * 1.05, limit * 1.05)
-    axes.set_xlim(1, max([len(line) for line in lines] + [len(probe)]))
+    axes.set_xlim(1, max(len(values) for _, values, *_ in lines))
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.3g} %" if value else "0")
-    axes.grid(axis="y", color=theme.faint, alpha=0.25, linewidth=0.6)
-    axes.set_title("median of the round against the median of all", loc="left", fontsize=9, color=theme.faint)
+    height_axis(axes, theme, "median of the round against the median of all")
     axes.set_xlabel("round", fontsize=9)
     legend(figure, theme, axes)
-    return rendered(figure, suffix)
+    return figure
 
 
 def _limit(lines: Sequence[Sequence[float]]) -> float:
     """How far the axis reaches: past nearly everything, not past a stray round, for which a triangle stands."""
     far = sorted(abs(value) for line in lines for value in line)
-    usual = far[int(len(far) * 0.9)] if far else 0.0
-    return max(2.0, min(far[-1] * 1.05, usual * 2.5))
+    return max(2.0, min(far[-1] * 1.05, far[int(len(far) * 0.9)] * 2.5))
 
 
 def _spread(result: BenchmarkResult) -> float:
@@ -91,8 +79,8 @@ def _spread(result: BenchmarkResult) -> float:
     return max(line) - min(line)
 
 
-def _finding(run: BenchmarkRun, references: Sequence[str]) -> str:  # noqa: ARG001 - a function of a Kind
-    found, probe = _drawable(run), _probe(run)
+def _finding(view: View) -> str:
+    found, probe = _drawable(view), _probe(view)
     drifting = [
         f"{result.name} by {significant(result.stability.drift * 100, 2)} %"
         for result in found
@@ -114,8 +102,9 @@ def _finding(run: BenchmarkRun, references: Sequence[str]) -> str:  # noqa: ARG0
 
 DRIFT = Kind(
     title="How steady the run was",
-    caption="Level lines are a quiet run; what moves with the dashed line is the machine, not the subject.",
-    lacks=_lacks,
+    caption="Level lines are a quiet run; what moves all lines at once is the machine, not a subject.",
+    shows=_drawable,
+    lacking="no subject was timed in two rounds or more",
     draw=_draw,
     finding=_finding,
 )

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from edgeseq.bench.pictures.canvas import (
     Theme,
+    height_axis,
     legend,
     named_rows,
     new_figure,
-    rendered,
-    result_styles,
     row_name,
-    spans_much,
     time_axis,
     value_label,
 )
-from edgeseq.bench.pictures.kind import Kind, nothing_timed, timed
-from edgeseq.bench.record import BenchmarkResult, BenchmarkRun
+from edgeseq.bench.pictures.kind import Kind, View, timed
+from edgeseq.bench.record import BenchmarkResult
 from edgeseq.bench.units import duration
 
 _MOST_CURVES = 8
+_NOTHING_TIMED = "nothing in this run has a measured time"
 
 
-def _bars(run: BenchmarkRun, references: Sequence[str], theme: Theme, suffix: str) -> bytes:
-    measured = timed(run)
-    looks = result_styles(measured, references, theme)
+def _bars(view: View, theme: Theme) -> Figure:
+    measured, looks = timed(view), view.styles(theme)
     figure, axes = named_rows(theme, len(measured), row_inches=0.62 if len(measured) <= _MOST_CURVES else 0.46)
     medians = [float(result.distribution_ns[50]) for result in measured]
     tops = [float(result.p90_ns or result.distribution_ns[50]) for result in measured]
-    logarithmic = spans_much([*medians, *tops])
-    low = min(medians) / 1.6 if logarithmic else 0.0
+    logarithmic = time_axis(axes, "median time of a call, line to p90", [*medians, *tops], room=0.28)
+    low, _ = axes.get_xlim()
     for row, (result, median, top) in enumerate(zip(measured, medians, tops, strict=True)):
         colour = looks[result.name].colour
         if logarithmic:
@@ -46,22 +42,15 @@ def _bars(run: BenchmarkRun, references: Sequence[str], theme: Theme, suffix: st
             axes.plot([top], [row], marker="|", color=theme.text, markersize=7)
         value_label(axes, theme, top, row, duration(median))
         row_name(axes, theme, row, result.name)
-    if logarithmic:
-        axes.set_xscale("log")
-        axes.set_xlim(low, max(tops) * (max(tops) / low) ** 0.3)
-    else:
-        axes.set_xlim(0, max(tops) * 1.28)
-    time_axis(axes, "median time of a call, line to p90", logarithmic=logarithmic)
-    return rendered(figure, suffix)
+    return figure
 
 
-def _distribution(run: BenchmarkRun, references: Sequence[str], theme: Theme, suffix: str) -> bytes:
-    measured = timed(run)
-    return (_curves if len(measured) <= _MOST_CURVES else _strips)(measured, references, theme, suffix)
+def _distribution(view: View, theme: Theme) -> Figure:
+    return (_curves if len(timed(view)) <= _MOST_CURVES else _strips)(view, theme)
 
 
-def _curves(measured: list[BenchmarkResult], references: Sequence[str], theme: Theme, suffix: str) -> bytes:
-    looks = result_styles(measured, references, theme)
+def _curves(view: View, theme: Theme) -> Figure:
+    measured, looks = timed(view), view.styles(theme)
     figure, [axes] = new_figure(theme, height=3.1 + 0.19 * len(measured))
     for result in measured:
         look = looks[result.name]
@@ -69,18 +58,17 @@ def _curves(measured: list[BenchmarkResult], references: Sequence[str], theme: T
             result.distribution_ns, range(101), drawstyle="steps-post", linewidth=2, color=look.colour,
             label=result.name, linestyle=look.line,
         )  # fmt: skip
-    logarithmic = _limit(axes, measured)
     axes.set_ylim(0, 101)
     axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
-    axes.set_title("share of calls done within this time", loc="left", fontsize=9, color=theme.faint)
-    time_axis(axes, "time of a call", logarithmic=logarithmic)
+    height_axis(axes, theme, "share of calls done within this time")
+    time_axis(axes, "time of a call", _shown(measured), room=0.08, from_zero=False)
     legend(figure, theme, axes)
-    return rendered(figure, suffix)
+    return figure
 
 
-def _strips(measured: list[BenchmarkResult], references: Sequence[str], theme: Theme, suffix: str) -> bytes:
+def _strips(view: View, theme: Theme) -> Figure:
     """A row a subject, where curves would be too many to follow."""
-    looks = result_styles(measured, references, theme)
+    measured, looks = timed(view), view.styles(theme)
     figure, axes = named_rows(theme, len(measured), row_inches=0.46)
     for row, result in enumerate(measured):
         times, colour = result.distribution_ns, looks[result.name].colour
@@ -88,40 +76,27 @@ def _strips(measured: list[BenchmarkResult], references: Sequence[str], theme: T
             axes.plot([times[low], times[high]], [row, row], color=colour, linewidth=width, solid_capstyle="butt")
         axes.plot([times[50]], [row], marker="|", color=theme.text, markersize=11, markeredgewidth=2)
         row_name(axes, theme, row, result.name, bold=False)
-    logarithmic = _limit(axes, measured)
     label = "time of a call: middle 50 %, 80 % and 97 %"
-    time_axis(axes, label, logarithmic=logarithmic)
-    return rendered(figure, suffix)
+    time_axis(axes, label, _shown(measured), room=0.08, from_zero=False)
+    return figure
 
 
-def _limit(axes: Axes, measured: list[BenchmarkResult]) -> bool:
-    """Set the limits of the time axis; whether it is logarithmic.
-
-    One stray call of a second would squeeze everything to a wall: the axis ends a little after the first 98 %.
-    """
-    smallest = min(result.distribution_ns[0] for result in measured)
-    largest = max(result.distribution_ns[98] for result in measured)
-    logarithmic = spans_much([smallest, largest])
-    if logarithmic:
-        axes.set_xscale("log")
-        axes.set_xlim(smallest / 1.3, largest * 1.3)
-    else:
-        margin = max(largest - smallest, 1) * 0.08
-        axes.set_xlim(smallest - margin, largest + margin)
-    return logarithmic
+def _shown(measured: list[BenchmarkResult]) -> tuple[float, float]:
+    """What the axis shows: one stray call of a second would squeeze everything to a wall, so the first 98 %."""
+    return min(result.distribution_ns[0] for result in measured), max(result.distribution_ns[98] for result in measured)
 
 
-def _bars_finding(run: BenchmarkRun, references: Sequence[str]) -> str:  # noqa: ARG001 - a function of a Kind
-    ordered = sorted(timed(run), key=lambda result: result.distribution_ns[50])
+def _bars_finding(view: View) -> str:
+    ordered = sorted(timed(view), key=lambda result: result.distribution_ns[50])
     listed = "; ".join(f"{result.name} {duration(result.distribution_ns[50])}" for result in ordered)
     return f"Median time of a call, fastest first: {listed}."
 
 
-def _distribution_finding(run: BenchmarkRun, references: Sequence[str]) -> str:  # noqa: ARG001 - a function of a Kind
+def _distribution_finding(view: View) -> str:
     listed = "; ".join(
         f"{result.name} from {duration(result.distribution_ns[0])}, half within "
         f"{duration(result.distribution_ns[50])}, 98 % within {duration(result.distribution_ns[98])}"
-        for result in timed(run)
+        for result in timed(view)
     )
     return f"Times of the calls: {listed}."
 
@@ -129,14 +104,16 @@ def _distribution_finding(run: BenchmarkRun, references: Sequence[str]) -> str: 
 BARS = Kind(
     title="How long a call takes",
     caption="Shorter is better. Medians, with lines that reach to p90.",
-    lacks=nothing_timed,
+    shows=timed,
+    lacking=_NOTHING_TIMED,
     draw=_bars,
     finding=_bars_finding,
 )
 DISTRIBUTION = Kind(
     title="How evenly",
     caption="Further left is faster; the steeper or narrower, the more even.",
-    lacks=nothing_timed,
+    shows=timed,
+    lacking=_NOTHING_TIMED,
     draw=_distribution,
     finding=_distribution_finding,
 )

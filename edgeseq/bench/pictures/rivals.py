@@ -6,67 +6,40 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from edgeseq.bench.pictures.canvas import (
-    MARKERS,
-    Style,
-    Theme,
-    legend,
-    named_rows,
-    rendered,
-    row_name,
-    short_times,
-    ticks,
-)
-from edgeseq.bench.record import BenchmarkRun
-from edgeseq.bench.standings import Standing, geometric_means, our_names, standings
-from edgeseq.bench.stats import Interval
+from edgeseq.bench.pictures.canvas import MARKERS, Style, Theme, legend, named_rows, ratio_axis, rendered, row_name
+from edgeseq.bench.standings import Standings, geometric_means
+from edgeseq.bench.stats import Ratio
 from edgeseq.bench.units import times
 from edgeseq.errors import WrongUsage
 
 
-def rivals_picture(
-    runs: Mapping[str, BenchmarkRun],
-    theme: Theme,
-    suffix: str,
-    *,
-    against: str | None = None,
-    ours: Sequence[str] | None = None,
-    rivals: Sequence[str] | None = None,
-) -> bytes:
-    """Speeds on several systems, `runs` by the system's name; in a format of matplotlib's such as ``svg``.
+def rivals_picture(found: Standings, theme: Theme, suffix: str) -> bytes:
+    """Speeds on several systems in a format of matplotlib's such as ``svg``; ours are drawn large, with intervals.
 
-    `against` is the subject at 1; None puts the fastest rival of each system there. `ours` are drawn large, with
-    intervals; None takes those whose names begin with ``edgeseq``. `rivals` are the others to draw; None takes all.
-
-    Raises WrongUsage when a name is in no run, or nothing can be drawn.
+    Raises WrongUsage when nothing can be drawn.
     """
-    judged = our_names(runs) if ours is None else tuple(ours)
-    found = [standing for standing in _found(runs, against, judged, rivals) if standing.speeds]
-    if not found:
+    systems = [standing for standing in found.systems if standing.speeds]
+    if not systems:
         raise WrongUsage("no system has both the reference and another subject measured, so there is nothing to draw")
-    means = geometric_means(found) if len(found) > 1 else {}
-    names = list(dict.fromkeys(speed.name for standing in found for speed in standing.speeds))
-    looks = _looks([name for name in names if name in judged], [name for name in names if name not in judged], theme)
-    count = len(found) + bool(means)
+    means = {name: Ratio(value=mean, interval=None) for name, mean in geometric_means(systems).items()}
+    means = means if len(systems) > 1 else {}
+    names = list(dict.fromkeys(name for standing in systems for name in standing.speeds))
+    judged = [name for name in names if name in found.ours]
+    looks = _looks(judged, [name for name in names if name not in judged], theme)
+    count = len(systems) + bool(means)
     figure, axes = named_rows(theme, count, row_inches=0.5, extra_inches=0.75 + 0.19 * -(-len(names) // 2))
-    for row, standing in enumerate(found):
-        _row(axes, theme, row, [(s.name, s.speedup.value, s.speedup.interval) for s in standing.speeds], looks, judged)
-        best = f" · best rival: {standing.reference}" if against is None else ""
+    for row, standing in enumerate(systems):
+        _row(axes, theme, row, standing.speeds, looks, judged)
+        best = f" · best rival: {standing.reference}" if found.against is None else ""
         row_name(axes, theme, row, standing.system + best, bold=False, letters=48)
     if means:
         axes.axhline(count - 1.68, color=theme.faint, linewidth=1.2)
-        _row(axes, theme, count - 1, [(name, value, None) for name, value in means.items()], looks, judged)
-        row_name(axes, theme, count - 1, f"geometric mean of all {len(found)}")
-    values = [1.0, *(s.speedup.value for standing in found for s in standing.speeds)]
-    low, high = min(values) / 1.15, max(values) * 1.15
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    axes.axvline(1.0, color=theme.text, linewidth=1.2, zorder=1)
-    ticks(axes.xaxis, (low, high), short_times, logarithmic=True)
-    label = "times as fast as " + (against or "the best rival of the system")
-    axes.set_xlabel(label + " (logarithmic scale)", fontsize=9)
-    for name in looks:
-        look = looks[name]
+        _row(axes, theme, count - 1, means, looks, judged)
+        row_name(axes, theme, count - 1, f"geometric mean of all {len(systems)}")
+    values = [1.0, *(speed.value for standing in systems for speed in standing.speeds.values())]
+    other = found.against or "the best rival of the system"
+    ratio_axis(axes, theme, min(values) / 1.15, max(values) * 1.15, f"times as fast as {other}")
+    for name, look in looks.items():
         axes.plot(
             [], [], linestyle="", marker=look.marker, color=look.colour, label=name,
             markersize=8 if name in judged else 5,
@@ -75,39 +48,21 @@ def rivals_picture(
     return rendered(figure, suffix)
 
 
-def rivals_finding(
-    runs: Mapping[str, BenchmarkRun],
-    *,
-    against: str | None = None,
-    ours: Sequence[str] | None = None,
-    rivals: Sequence[str] | None = None,
-) -> str:
-    """The same in words, a line for each of `ours`: its geometric mean and its best and worst system."""
-    judged = our_names(runs) if ours is None else tuple(ours)
-    found = [standing for standing in _found(runs, against, judged, rivals) if standing.speeds]
-    other = against or "the best rival of each system"
+def rivals_finding(found: Standings) -> tuple[str, ...]:
+    """The same in words, a sentence for each of ours: its geometric mean and its best and worst system."""
+    other = found.against or "the best rival of each system"
     sentences = []
-    for name in judged:
-        speeds = {
-            standing.system: standing[name].value
-            for standing in found
-            if name in [speed.name for speed in standing.speeds]
-        }
-        if not speeds:
+    for name in found.ours:
+        measured = [standing for standing in found.systems if name in standing.speeds]
+        if not measured:
             continue
+        speeds = {standing.system: standing.speeds[name].value for standing in measured}
         worst, best = min(speeds, key=speeds.__getitem__), max(speeds, key=speeds.__getitem__)
-        mean = geometric_means([standing for standing in found if standing.system in speeds])[name]
         sentences.append(
-            f"{name} is {times(mean)} as fast as {other} in the geometric mean of {len(speeds)}, "
-            f"from {times(speeds[worst])} on {worst} to {times(speeds[best])} on {best}."
+            f"{name} is {times(geometric_means(measured)[name])} as fast as {other} in the geometric mean of "
+            f"{len(speeds)}, from {times(speeds[worst])} on {worst} to {times(speeds[best])} on {best}."
         )
-    return "\n".join(sentences)
-
-
-def _found(
-    runs: Mapping[str, BenchmarkRun], against: str | None, judged: Sequence[str], rivals: Sequence[str] | None
-) -> tuple[Standing, ...]:
-    return standings(runs, against=against, ours=judged, rivals=rivals)
+    return tuple(sentences)
 
 
 def _looks(judged: Sequence[str], others: Sequence[str], theme: Theme) -> dict[str, Style]:
@@ -134,19 +89,19 @@ def _row(
     axes: Axes,
     theme: Theme,
     row: int,
-    speeds: Sequence[tuple[str, float, Interval | None]],
+    speeds: Mapping[str, Ratio],
     looks: Mapping[str, Style],
     judged: Sequence[str],
 ) -> None:
     axes.axhline(row, color=theme.faint, alpha=0.3, linewidth=0.8, zorder=1)
-    for name, value, interval in speeds:
+    for name, speed in speeds.items():
         look, own = looks[name], name in judged
         # Neighbours in the list stand a little apart, so that equal speeds do not hide each other.
         shift = 0.11 * (tuple(looks).index(name) % 3 - 1)
-        if own and interval is not None:
-            axes.plot([interval.low, interval.high], [row, row], color=theme.text, linewidth=1.6, zorder=5)
+        if own and speed.interval is not None:
+            axes.plot([speed.interval.low, speed.interval.high], [row, row], color=theme.text, linewidth=1.6, zorder=5)
         axes.plot(
-            [value], [row if own else row + shift], linestyle="", marker=look.marker, color=look.colour,
+            [speed.value], [row if own else row + shift], linestyle="", marker=look.marker, color=look.colour,
             markersize=9 if own else 6.2, markeredgecolor=theme.background, markeredgewidth=0.5 if own else 0.2,
             zorder=4 if own else 3,
         )  # fmt: skip

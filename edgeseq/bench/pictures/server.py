@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from matplotlib.figure import Figure
 
-from edgeseq.bench.pictures.canvas import (
-    Theme,
-    legend,
-    new_figure,
-    rendered,
-    result_styles,
-    short_duration,
-    shortened,
-    spans_much,
-    ticks,
-)
-from edgeseq.bench.pictures.kind import Kind
-from edgeseq.bench.record import BenchmarkRun
+from edgeseq.bench.pictures.canvas import Theme, legend, new_figure, scale, short_duration, shortened
+from edgeseq.bench.pictures.kind import Kind, View
 from edgeseq.bench.server import Served
-from edgeseq.bench.sweeps import rate, trials
-from edgeseq.bench.units import duration
+from edgeseq.bench.units import duration, rate
 
 _LINES = (("p50_ns", "p50", (0, (1, 1.5)), "s"), ("p90_ns", "p90", (0, (5, 2)), "^"), ("p99_ns", "p99", "-", "o"))
 
 
-def _served(run: BenchmarkRun) -> list[tuple[str, Served]]:
+def _served(view: View) -> list[tuple[str, Served]]:
     return [
         (result.name, result.server)
-        for result in run.results
-        if result.server is not None and any(trial.p50_ns for trial in trials(result.server))
+        for result in view.run.results
+        if result.server is not None and any(trial.p50_ns for trial in result.server.all_trials)
     ]
 
 
-def _lacks(run: BenchmarkRun, references: Sequence[str]) -> str | None:  # noqa: ARG001 - a function of a Kind
-    if _served(run):
-        return None
-    return "no subject has the server scenario; measure with `edgeseq bench ... --scenario server --deadline-ms 10`"
-
-
-def _draw(run: BenchmarkRun, references: Sequence[str], theme: Theme, suffix: str) -> bytes:
-    found = _served(run)
-    looks = result_styles(run.results, references, theme)
-    everything = [trial for _, served in found for trial in trials(served)]
+def _draw(view: View, theme: Theme) -> Figure:
+    found = _served(view)
+    looks = view.styles(theme)
+    everything = [trial for _, served in found for trial in served.all_trials]
     rates = [trial.rate_per_s for trial in everything]
     times = [getattr(trial, field) for trial in everything for field, *_ in _LINES if getattr(trial, field)]
     times += [served.deadline_ns for _, served in found if served.deadline_ns]
@@ -49,7 +31,7 @@ def _draw(run: BenchmarkRun, references: Sequence[str], theme: Theme, suffix: st
     for axes, (name, served) in zip(plots, found, strict=True):
         colour = looks[name].colour
         for field, label, line, marker in _LINES:
-            points = [(trial.rate_per_s, getattr(trial, field)) for trial in trials(served) if getattr(trial, field)]
+            points = [(trial.rate_per_s, getattr(trial, field)) for trial in served.all_trials if getattr(trial, field)]
             axes.plot(
                 [x for x, _ in points], [y for _, y in points], color=colour, linestyle=line, marker=marker,
                 markersize=4.5, linewidth=1.6, label=label,
@@ -58,41 +40,40 @@ def _draw(run: BenchmarkRun, references: Sequence[str], theme: Theme, suffix: st
             axes.axhline(served.deadline_ns, color=theme.text, linewidth=1.2, linestyle="--", label="deadline")
         if served.highest_rate_per_s is not None:
             axes.axvline(served.highest_rate_per_s, color=colour, linewidth=5, alpha=0.25)
-        if spans_much(times):
-            axes.set_yscale("log")
-        axes.set_ylim(*((min(times) / 1.5, max(times) * 1.5) if spans_much(times) else (0, max(times) * 1.1)))
-        if spans_much(rates):
-            axes.set_xscale("log")
-        axes.set_xlim(*((min(rates) / 1.2, max(rates) * 1.2) if spans_much(rates) else (0, max(rates) * 1.05)))
-        ticks(axes.yaxis, axes.get_ylim(), short_duration, logarithmic=spans_much(times), most=5)
-        ticks(axes.xaxis, axes.get_xlim(), lambda value: f"{value:,.6g}", logarithmic=spans_much(rates))
+        scale(axes.yaxis, times, short_duration, most=5)
+        scale(axes.xaxis, rates, lambda value: f"{value:,.6g}", room=0.05)
         axes.grid(axis="y", color=theme.faint, alpha=0.25, linewidth=0.6)
         axes.set_title(
             f"{shortened(name, 30)}\n{_kept(served)}", loc="left", fontsize=9, color=theme.text, linespacing=1.4,
         )  # fmt: skip
     plots[-1].set_xlabel("queries a second", fontsize=9)
     legend(figure, theme, plots[0], columns=4)
-    return rendered(figure, suffix)
+    return figure
 
 
 def _kept(served: Served) -> str:
     if served.deadline_ns is None:
         return "latency from arrival to answer"
+    kept = f"p99 within {duration(served.deadline_ns)}"
     if served.highest_rate_per_s is None:
-        return f"no rate tried kept p99 within {duration(served.deadline_ns)}"
-    if served.searched == "limit":
-        return f"p99 within {duration(served.deadline_ns)} at {rate(served.highest_rate_per_s)}, maybe at more"
-    return f"p99 within {duration(served.deadline_ns)} up to {rate(served.highest_rate_per_s)}"
+        return f"no rate tried kept {kept}"
+    highest = rate(served.highest_rate_per_s)
+    if served.searched == "throughput":
+        return f"{kept} up to all that can be answered, {highest}"
+    return f"{kept} at {highest}, maybe at more" if served.searched == "limit" else f"{kept} up to {highest}"
 
 
-def _finding(run: BenchmarkRun, references: Sequence[str]) -> str:  # noqa: ARG001 - a function of a Kind
-    return "Queries arriving at random: " + "; ".join(f"{name}, {_kept(served)}" for name, served in _served(run)) + "."
+def _finding(view: View) -> str:
+    return (
+        "Queries arriving at random: " + "; ".join(f"{name}, {_kept(served)}" for name, served in _served(view)) + "."
+    )
 
 
 SERVER = Kind(
     title="Latency under load",
     caption="From arrival to answer, waiting included; the broad line is the highest rate that kept the deadline.",
-    lacks=_lacks,
+    shows=_served,
+    lacking="no subject has the server scenario; measure with `edgeseq bench ... --scenario server --deadline-ms 10`",
     draw=_draw,
     finding=_finding,
 )

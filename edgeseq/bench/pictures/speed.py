@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from matplotlib.figure import Figure
 
-from edgeseq.bench.pictures.canvas import (
-    Theme,
-    named_rows,
-    rendered,
-    result_styles,
-    row_band,
-    row_name,
-    short_times,
-    ticks,
-    value_label,
-)
-from edgeseq.bench.pictures.kind import Kind
-from edgeseq.bench.record import BenchmarkResult, BenchmarkRun
+from edgeseq.bench.pictures.canvas import Theme, interval, named_rows, ratio_axis, row_band, row_name, value_label
+from edgeseq.bench.pictures.kind import Kind, View
+from edgeseq.bench.record import BenchmarkResult
 from edgeseq.bench.standings import reference_groups, speed_in_group
 from edgeseq.bench.stats import Ratio
 from edgeseq.bench.units import times
@@ -24,38 +14,29 @@ from edgeseq.bench.units import times
 _Group = tuple[str, list[tuple[BenchmarkResult, Ratio]]]
 
 
-def _groups(run: BenchmarkRun, references: Sequence[str]) -> list[_Group]:
+def _groups(view: View) -> list[_Group]:
     """For each reference, everything that can be held against it."""
     found = []
-    for name, group in reference_groups(run, references).items():
-        ratios = [(result, speed_in_group(result, group)) for result in run.results]
+    for name, group in reference_groups(view.run, view.references).items():
+        ratios = [(result, speed_in_group(result, group)) for result in view.run.results]
         compared = [(result, ratio) for result, ratio in ratios if ratio is not None]
         if compared:
             found.append((name, compared))
     return found
 
 
-def _lacks(run: BenchmarkRun, references: Sequence[str]) -> str | None:
-    if _groups(run, references):
-        return None
-    return "no two subjects were measured on the same input shapes; give `edgeseq bench` two files, or --keras"
-
-
-def _draw(run: BenchmarkRun, references: Sequence[str], theme: Theme, suffix: str) -> bytes:
-    groups = _groups(run, references)
-    looks = result_styles(run.results, references, theme)
+def _draw(view: View, theme: Theme) -> Figure:
+    groups = _groups(view)
+    looks = view.styles(theme)
     ratios = [ratio for _, group in groups for _, ratio in group]
     ends = [end for ratio in ratios for end in _ends(ratio)]
-    # Equal factors to either side of 1 look alike on a logarithmic axis only.
     low, high = min([*ends, 1.0]) / 1.12, max([*ends, 1.0])
     high *= max((high / low) ** 0.3, 1.12)
     count = sum(len(group) for _, group in groups)
     figure, axes = named_rows(
         theme, count, row_inches=0.58 if count <= 8 else 0.46, extra_inches=0.55 + 0.45 * len(groups)
     )
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    axes.axvline(1.0, color=theme.text, linewidth=1.2, zorder=1)
+    ratio_axis(axes, theme, low, high, "speed, line is the 95 % interval")
     row = 0.0
     for name, group in groups:
         row_band(axes, theme, row - 0.28, 0.44, f"times as fast as {name}")
@@ -63,16 +44,13 @@ def _draw(run: BenchmarkRun, references: Sequence[str], theme: Theme, suffix: st
         for result, ratio in group:
             axes.barh(row, ratio.value - 1, left=1.0, height=0.34, color=looks[result.name].colour)
             start, end = _ends(ratio)
-            axes.plot([start, end], [row, row], color=theme.text, linewidth=1.4)
-            axes.plot([start, end], [row, row], color=theme.text, linestyle="", marker="|", markersize=6)
+            interval(axes, theme, row, start, end)
             label = times(ratio.value) + ("" if ratio.differs or ratio.interval is None else ", no difference")
             value_label(axes, theme, max(end, 1.0), row, label)
             row_name(axes, theme, row, result.name)
             row += 1
     axes.set_ylim(row - 0.5, -0.6)
-    ticks(axes.xaxis, (low, high), short_times, logarithmic=True)
-    axes.set_xlabel("speed, line is the 95 % interval (logarithmic scale)", fontsize=9)
-    return rendered(figure, suffix)
+    return figure
 
 
 def _ends(ratio: Ratio) -> tuple[float, float]:
@@ -81,9 +59,9 @@ def _ends(ratio: Ratio) -> tuple[float, float]:
     return ratio.interval.low, ratio.interval.high
 
 
-def _finding(run: BenchmarkRun, references: Sequence[str]) -> str:
+def _finding(view: View) -> str:
     sentences = []
-    for name, group in _groups(run, references):
+    for name, group in _groups(view):
         ordered = sorted(group, key=lambda pair: pair[1].value, reverse=True)
         listed = "; ".join(
             f"{result.name} {times(ratio.value)}" + ("" if ratio.differs else " (no certain difference)")
@@ -96,7 +74,8 @@ def _finding(run: BenchmarkRun, references: Sequence[str]) -> str:
 SPEED = Kind(
     title="How many times as fast",
     caption="To the right of 1 is faster than what it is held against, to the left slower.",
-    lacks=_lacks,
+    shows=_groups,
+    lacking="no two subjects were measured on the same input shapes; give `edgeseq bench` two files, or --keras",
     draw=_draw,
     finding=_finding,
 )

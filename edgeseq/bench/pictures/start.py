@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from matplotlib.figure import Figure
 
 from edgeseq.bench.cold import ColdStart
-from edgeseq.bench.pictures.canvas import Theme, legend, named_rows, rendered, row_name, time_axis, value_label
-from edgeseq.bench.pictures.kind import Kind
-from edgeseq.bench.record import BenchmarkResult, BenchmarkRun
+from edgeseq.bench.pictures.canvas import Theme, interval, legend, named_rows, row_name, time_axis, value_label
+from edgeseq.bench.pictures.kind import Kind, View
+from edgeseq.bench.record import BenchmarkResult
 from edgeseq.bench.units import duration
 
 PARTS = ("interpreter", "imports", "open the model", "first call")
@@ -20,16 +20,12 @@ def parts_ns(cold: ColdStart) -> tuple[float, float, float, float]:
     return max(0.0, float(rest)), float(cold.import_ns), float(cold.open_ns), float(cold.first_run_ns)
 
 
-def _started(run: BenchmarkRun) -> list[tuple[BenchmarkResult, ColdStart]]:
-    return [(result, result.cold_start) for result in run.results if result.cold_start is not None]
+def _started(view: View) -> list[tuple[BenchmarkResult, ColdStart]]:
+    return [(result, result.cold_start) for result in view.run.results if result.cold_start is not None]
 
 
-def _lacks(run: BenchmarkRun, references: Sequence[str]) -> str | None:  # noqa: ARG001 - a function of a Kind
-    return None if _started(run) else "no subject has its cold start; measure with `edgeseq bench ... --cold-start`"
-
-
-def _draw(run: BenchmarkRun, references: Sequence[str], theme: Theme, suffix: str) -> bytes:  # noqa: ARG001 - as above
-    found = _started(run)
+def _draw(view: View, theme: Theme) -> Figure:
+    found = _started(view)
     figure, axes = named_rows(theme, len(found), extra_inches=1.15)
     # Grey is what no model can change; neighbours differ in lightness, and an edge divides them.
     colours = (theme.rivals[0], theme.rivals[1], theme.subjects[0], theme.subjects[1])
@@ -45,22 +41,19 @@ def _draw(run: BenchmarkRun, references: Sequence[str], theme: Theme, suffix: st
             left += width
         end = max(left, cold.total_ns)
         if cold.total_interval_ns is not None:
-            low, high = cold.total_interval_ns.low, cold.total_interval_ns.high
-            axes.plot([low, high], [row, row], color=theme.text, linewidth=1.4)
-            axes.plot([low, high], [row, row], color=theme.text, linestyle="", marker="|", markersize=6)
-            end = max(end, high)
+            interval(axes, theme, row, cold.total_interval_ns.low, cold.total_interval_ns.high)
+            end = max(end, cold.total_interval_ns.high)
         longest = max(longest, end)
         value_label(axes, theme, end, row, duration(cold.total_ns))
         row_name(axes, theme, row, result.name)
-    axes.set_xlim(0, longest * 1.24)
-    time_axis(axes, "from the start of the process to its first answer", logarithmic=False)
+    time_axis(axes, "from the start of the process to its first answer", [longest], room=0.24)
     legend(figure, theme, axes, columns=2)
-    return rendered(figure, suffix)
+    return figure
 
 
-def _finding(run: BenchmarkRun, references: Sequence[str]) -> str:  # noqa: ARG001 - a function of a Kind
+def _finding(view: View) -> str:
     listed = []
-    for result, cold in _started(run):
+    for result, cold in _started(view):
         parts = ", ".join(f"{part} {duration(time_ns)}" for part, time_ns in zip(PARTS, parts_ns(cold), strict=True))
         listed.append(f"{result.name} {duration(cold.total_ns)} ({parts})")
     return f"From the start of a process to its first answer: {'; '.join(listed)}."
@@ -69,7 +62,8 @@ def _finding(run: BenchmarkRun, references: Sequence[str]) -> str:  # noqa: ARG0
 COLD = Kind(
     title="Cold start",
     caption="Medians of fresh processes; the line is the 95 % interval of the whole.",
-    lacks=_lacks,
+    shows=_started,
+    lacking="no subject has its cold start; measure with `edgeseq bench ... --cold-start`",
     draw=_draw,
     finding=_finding,
 )

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from matplotlib.figure import Figure
 
-from edgeseq.bench.pictures.canvas import Theme, legend, new_figure, rendered, spans_much, styles, ticks
-from edgeseq.bench.pictures.kind import Kind
-from edgeseq.bench.record import BenchmarkRun
-from edgeseq.bench.sweeps import Sweep, best_of, rate, sweeps
-
-
-def _lacks(run: BenchmarkRun, references: Sequence[str]) -> str | None:  # noqa: ARG001 - a function of a Kind
-    if sweeps(run):
-        return None
-    return "no model was measured with two batches; measure with `edgeseq bench ... --batch 1 --batch 8 --batch 32`"
+from edgeseq.bench.pictures.canvas import Theme, height_axis, legend, new_figure, scale, styles
+from edgeseq.bench.pictures.kind import Kind, View
+from edgeseq.bench.sweeps import Sweep, best_of, sweeps
+from edgeseq.bench.units import rate
 
 
-def _draw(run: BenchmarkRun, references: Sequence[str], theme: Theme, suffix: str) -> bytes:
-    found = sweeps(run)
-    held = [sweep.name for sweep in found if any(result.name in references for result in sweep.results)]
+def _draw(view: View, theme: Theme) -> Figure:
+    found = sweeps(view.run)
+    held = [sweep.name for sweep in found if any(result.name in view.references for result in sweep.results)]
     # Where the reference is one point of a line that is judged, the line is not what others are held against.
     looks = styles([sweep.name for sweep in found], held if len(held) < len(found) else (), theme)
     figure, [axes] = new_figure(theme, height=3.2 + 0.19 * len(found))
@@ -40,24 +34,15 @@ def _draw(run: BenchmarkRun, references: Sequence[str], theme: Theme, suffix: st
     axes.minorticks_off()
     axes.set_xticks(batches if len(batches) <= 8 else batches[:: -(-len(batches) // 8)])
     axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:,.0f}")
-    logarithmic = spans_much(rates)
-    if logarithmic:
-        axes.set_yscale("log")
-        axes.set_ylim(min(rates) / 1.3, max(rates) * 1.9)
-    else:
-        axes.set_ylim(0, max(rates) * 1.18)
-    ticks(axes.yaxis, axes.get_ylim(), lambda tick: f"{tick:,.0f}" if tick >= 10 else f"{tick:g}",
-          logarithmic=logarithmic)  # fmt: skip
-    axes.grid(axis="y", color=theme.faint, alpha=0.25, linewidth=0.6)
-    title = "rows a second" + (" (logarithmic scale)" if logarithmic else "")
-    axes.set_title(title, loc="left", fontsize=9, color=theme.faint)
+    logarithmic = scale(axes.yaxis, rates, lambda tick: f"{tick:,.0f}" if tick >= 10 else f"{tick:g}", room=0.18)
+    height_axis(axes, theme, "rows a second", logarithmic=logarithmic)
     axes.set_xlabel("batch: rows of a call", fontsize=9)
     legend(figure, theme, axes)
-    return rendered(figure, suffix)
+    return figure
 
 
-def _finding(run: BenchmarkRun, references: Sequence[str]) -> str:  # noqa: ARG001 - a function of a Kind
-    found = sweeps(run)
+def _finding(view: View) -> str:
+    found = sweeps(view.run)
     best, (batch, value) = best_of(found)
     return f"Most rows a second: {rate(value)} by {best.name} at batch {batch}. " + "; ".join(map(_said, found)) + "."
 
@@ -72,7 +57,8 @@ def _said(sweep: Sweep) -> str:
 THROUGHPUT = Kind(
     title="Throughput against batch",
     caption="Higher is better; the ring marks the best.",
-    lacks=_lacks,
+    shows=lambda view: sweeps(view.run),
+    lacking="no model was measured with two batches; measure with `edgeseq bench ... --batch 1 --batch 8 --batch 32`",
     draw=_draw,
     finding=_finding,
 )

@@ -33,12 +33,9 @@ _MIDDLE = 128
 
 
 def observed(cell: ConvolutionalCell) -> list[str]:
-    """The values whose ranges `ranges` needs."""
-    return [
-        cell.project.input[0],
-        *(step.last.output[0] for step in cell.steps),
-        *(name for step in cell.steps for name in step.split.output),
-    ]
+    """The values whose ranges `ranges` needs, each once."""
+    names = [name for step in cell.steps for name in (step.x, step.last.output[0], *step.split.output)]
+    return list(dict.fromkeys(names))
 
 
 def ranges(cell: ConvolutionalCell, seen: Mapping[str, Array]) -> dict[str, float]:
@@ -51,7 +48,7 @@ def ranges(cell: ConvolutionalCell, seen: Mapping[str, Array]) -> dict[str, floa
     def all_of(names: Sequence[str]) -> Array:
         return np.concatenate([seen[name] for name in names])
 
-    inputs, states = seen[cell.project.input[0]], all_of([step.last.output[0] for step in cell.steps])
+    inputs, states = all_of([step.x for step in cell.steps]), all_of([step.last.output[0] for step in cell.steps])
     gates = all_of([step.split.output[gate] for step in cell.steps for gate in (0, 1, 3)])
     candidates = all_of([step.split.output[2] for step in cell.steps])
     found = {
@@ -72,15 +69,15 @@ def in_8_bits(
 
     Raises Declined where the input convolution moves its window otherwise than the recurrent one.
     """
-    if _window(cell.project, constants) != _window(cell.recurrent, constants):
+    if len({_window(node, constants) for step in cell.steps for node in step.convolutions}) > 1:
         raise Declined("its input convolution has other padding, strides or dilation than the recurrent one")
     writer = _Writer(cell, constants, bounds, bits)
     pieces = {node.name: Piece(nodes=()) for node in cell.nodes}
-    pieces[cell.reshape.name] = writer.images()
-    if cell.scan is not None:
-        return pieces | writer.scan(cell.scan, cell.steps[0])
     for step in cell.steps:
-        pieces[step.last.name] = writer.piece(writer.step(step))
+        if step.scan is None:
+            pieces[step.last.name] = writer.piece(writer.step(step))
+        else:
+            pieces[step.scan.name] = writer.piece([writer.scan(step.scan, step)])
     return pieces
 
 
@@ -88,13 +85,11 @@ class _Writer:
     """Writes the nodes of a cell in 8 bits. Input and hidden state share a scale, so that they can be put together."""
 
     def __init__(self, cell: ConvolutionalCell, constants: Mapping[str, Array], bounds: Mapping[str, float], bits: int):
-        self._cell, self._name = cell, str(cell.project.name)
-        self._images, self._steps = f"{self._name}/images", f"{self._name}/steps"
-        kernel, recurrent = constants[cell.kernel], constants[cell.recurrent_kernel]
+        self._attributes, self._name = attributes_of(cell.of_state), str(cell.steps[0].last.name)
+        _, kernel_name, *bias_name = cell.of_input.input
+        kernel, recurrent = constants[kernel_name], constants[cell.of_state.input[1]]
         self._filters = len(kernel) // 4
-        bias = np.zeros(len(kernel), np.float32)
-        if len(cell.project.input) > 2 and cell.project.input[2]:
-            bias = constants[cell.project.input[2]]
+        bias = constants[bias_name[0]] if any(bias_name) else np.zeros(len(kernel), np.float32)
         shared = 127 if bounds["signed"] else 255
         scale = {
             name: np.float32(bounds[name] / (shared if name in "xh" else 127))
@@ -103,7 +98,7 @@ class _Writer:
         self._stretch = scale["gates"] / scale["candidate"]
         # x / scale_x is as large as h / scale_h: the weights of x take up the difference.
         inputs = kernel * (scale["x"] / scale["h"])
-        self._constants = {f"{self._name}/scale_{name}": entry for name, entry in scale.items()} | {
+        self._constants: dict[str, Any] = {f"{self._name}/scale_{name}": entry for name, entry in scale.items()} | {
             f"{self._name}/zero": np.uint8(_MIDDLE),
             f"{self._name}/zero_xh": np.uint8(_MIDDLE if bounds["signed"] else 0),
             f"{self._name}/sigmoid_scale": np.float32(1 / 256),
@@ -135,39 +130,10 @@ class _Writer:
             domains={CONTRIBUTED: 1},
         )
 
-    def images(self) -> Piece:
-        """All steps' inputs in 8 bits, (time, batch, channels, spatial...)."""
-        name, lengths, nodes = self._name, f"{self._name}/lengths", []
-        if self._cell.sizes:
-            # What the products' own size is put behind: time and batch.
-            lengths = self._cell.sizes[-1].input[0]
-        else:
-            self._constants |= {f"{name}/first": np.array([0], np.int64), f"{name}/two": np.array([2], np.int64)}
-            read = [self._cell.reshape.input[1], f"{name}/first", f"{name}/two"]
-            nodes.append(helper.make_node("Slice", read, [lengths], f"{name}/slice"))
-        return self.piece(
-            [
-                *nodes,
-                helper.make_node(
-                    "QuantizeLinear",
-                    [self._cell.project.input[0], f"{name}/scale_x", f"{name}/zero_xh"],
-                    [self._images],
-                    f"{name}/quantize",
-                ),
-                helper.make_node("Shape", [self._images], [f"{name}/image"], f"{name}/shape", start=1),
-                helper.make_node("Concat", [lengths, f"{name}/image"], [f"{name}/to"], f"{name}/concat", axis=0),
-                helper.make_node("Reshape", [self._images, f"{name}/to"], [self._steps], f"{name}/reshape"),
-            ]
-        )
-
-    def scan(self, scan: onnx.NodeProto, step: Step) -> dict[str, Piece]:
-        """The Scan with its step in 8 bits, and the shapes that were taken of the products."""
-        products = self._cell.reshape.output[0]
-        changed = onnx.NodeProto.FromString(scan.SerializeToString())
-        changed.input[list(scan.input).index(products)] = self._steps
+    def scan(self, scan: onnx.NodeProto, step: Step) -> onnx.NodeProto:
+        """The Scan with its step in 8 bits."""
+        changed: onnx.NodeProto = onnx.NodeProto.FromString(scan.SerializeToString())
         [body] = subgraphs(changed)
-        [taken] = [value for value in body.input if value.name == step.products]
-        taken.CopyFrom(helper.make_tensor_value_info(taken.name, onnx.TensorProto.UINT8, None))
         replaced = {node.name for node in step.nodes}
         nodes: list[onnx.NodeProto] = []
         for node in body.node:
@@ -177,12 +143,7 @@ class _Writer:
                 nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
         del body.node[:], body.value_info[:]
         body.node.extend(nodes)
-        found = {scan.name: self.piece([changed])}
-        for node in self._cell.lengths:
-            of_steps = onnx.NodeProto.FromString(node.SerializeToString())
-            of_steps.input[0] = self._steps
-            found[node.name] = Piece(nodes=(of_steps,))
-        return found
+        return changed
 
     def step(self, step: Step) -> list[onnx.NodeProto]:
         """All of one step: reads and makes the values that the step in float does."""
@@ -193,15 +154,10 @@ class _Writer:
             made.append(helper.make_node(op_type, inputs, [output], f"{output}", domain=domain, **attributes))
             return output
 
-        x = step.products
-        if step.take is not None:
-            x = op("Gather", [self._steps, step.take.input[1]], f"{at}/x", axis=0)
-        form = "first"
-        if step.convolve is not None:
-            form, before = "step", step.convolve.input[0]
-            h = op("QuantizeLinear", [before, f"{name}/scale_h", f"{name}/zero_xh"], f"{at}/h")
-            x = op("Concat", [x, h], f"{at}/both", axis=1)
-        attributes = attributes_of(self._cell.recurrent)
+        x, form = op("QuantizeLinear", [step.x, f"{name}/scale_x", f"{name}/zero_xh"], f"{at}/x"), "first"
+        if step.of_state is not None:
+            h = op("QuantizeLinear", [step.of_state.input[0], f"{name}/scale_h", f"{name}/zero_xh"], f"{at}/h")
+            x, form = op("Concat", [x, h], f"{at}/both", axis=1), "step"
         zero = f"{name}/zero"
         both = op(
             "QLinearConv",
@@ -211,7 +167,7 @@ class _Writer:
                 *(f"{name}/scale_gates", zero, f"{name}/{form}/bias"),
             ],
             f"{at}/numbers",
-            **attributes,
+            **self._attributes,
         )
         gates, candidate = f"{at}/gates", f"{at}/candidate"
         made.append(helper.make_node("Split", [both, f"{name}/quarters"], [gates, candidate], f"{at}/divide", axis=1))

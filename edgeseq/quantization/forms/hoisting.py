@@ -11,7 +11,7 @@ from edgeseq.quantization.rewriting import subgraphs
 
 
 def hoist_constants(graph: onnx.GraphProto) -> None:
-    """Move the float matrices that bodies of `graph` hold to the graph itself, under names of their own.
+    """Move the float matrices and vectors that bodies of `graph` hold to the graph itself, under names of their own.
 
     What a body gives out as it is stays where it is. Every node of `graph` has a unique name.
     """
@@ -22,13 +22,13 @@ def hoist_constants(graph: onnx.GraphProto) -> None:
 
 def _hoist(body: onnx.GraphProto, prefix: str, graph: onnx.GraphProto) -> None:
     kept = {value.name for value in (*body.input, *body.output)}
-    found = {tensor.name: tensor for tensor in body.initializer if _is_matrix(tensor) and tensor.name not in kept}
+    found = {tensor.name: tensor for tensor in body.initializer if _is_weights(tensor) and tensor.name not in kept}
     constants = [
         node
         for node in body.node
         if node.op_type == "Constant"
         and node.attribute[0].name == "value"
-        and _is_matrix(node.attribute[0].t)
+        and _is_weights(node.attribute[0].t)
         and node.output[0] not in kept
     ]
     found |= {node.output[0]: node.attribute[0].t for node in constants}
@@ -58,5 +58,5 @@ def rename_reads(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
             rename_reads(inner, {old: new for old, new in names.items() if old not in own})
 
 
-def _is_matrix(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1
+def _is_weights(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 0
