@@ -20,11 +20,12 @@ from edgeseq.files import StrPath
 from edgeseq.runtime import Model, structure
 from edgeseq.runtime.manifest import output_time_axes, time_axes
 from edgeseq.runtime.ranges import GivenRanges
+from edgeseq.runtime.stream import Stream
+from edgeseq.stepping import STDIN, takes_steps
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
-STDIN = "-"
 PICTURES = (".gif", ".png")
 BATCH = 256
 """Rows of a call; more inputs are run in several."""
@@ -76,6 +77,8 @@ def run_file(
     raw: bool = False,
     stream: bool = False,
     chunk: int | None = None,
+    state_in: StrPath | None = None,
+    state_out: StrPath | None = None,
     provider: str = "cpu",
     provider_options: Mapping[str, str] | None = None,
     ranges: GivenRanges | None = None,
@@ -90,20 +93,31 @@ def run_file(
     row a line (a value, or an object by input name), or ``-`` for texts on stdin; texts need `raw`, which applies the
     file's preprocessing before and its inverse after. Rows are run `batch` at a time where the file takes any batch.
 
-    `stream` goes through the time axis `chunk` steps at a time (1 unless said, or the length that the file fixes) and
-    carries the states; outputs with a time axis are joined along it, others have an axis of chunks as their second.
+    `stream` goes through the time axis of arrays `chunk` steps at a time (the fewest that the file takes, unless said)
+    and carries the states; outputs with a time axis are joined along it, others have an axis of chunks as their second.
+    It begins from the states in the file `state_in`, and leaves those after the last step in `state_out`, as
+    `Stream.to_bytes` gives them. For a stream that is fed as it comes, see `edgeseq.stepping`.
 
     `output` is `.npz`, `.npy`, `.json`, or a picture of predicted frames, `.gif` or `.png`: for a single output of
     shape (batch, time, height, width, channels), rows below one another, or (batch, height, width, channels), a row a
     frame; values from 0 to 1, or with `raw` from 0 to 255.
 
-    Raises MissingInput, OutputExists, WrongUsage, InputMismatch, InvalidFile, and what opening the model raises.
+    Raises MissingInput, OutputExists, WrongUsage, InputMismatch, InvalidFile, and what opening the model and restoring
+    a state raise.
     """
     target = None if output is None else _check_target(output, overwrite=overwrite, sources=(model, inputs))
     if stream and raw:
         raise WrongUsage("a stream takes the arrays that the file takes: preprocessing (raw) is for whole sequences")
     if chunk is not None and (not stream or chunk < 1):
         raise WrongUsage(f"chunk must be at least 1, got {chunk}" if stream else "chunk is for streams (--stream)")
+    if not stream and (state_in is not None or state_out is not None):
+        raise WrongUsage("states are kept for streams (--stream)")
+    if stream and takes_steps(inputs, None):
+        raise WrongUsage(f"a stream of {os.fspath(inputs)} is fed line by line: use edgeseq.stepping.step_file")
+    state = None if state_in is None else files.check_input(state_in, "saved state").read_bytes()
+    kept = None
+    if state_out is not None:
+        kept = files.check_output(state_out, overwrite=overwrite, sources=(model, inputs))
     if batch < 1:
         raise WrongUsage(f"batch must be at least 1, got {batch}")
     values = _read_inputs(inputs, raw=raw)
@@ -117,13 +131,15 @@ def run_file(
     )
     named = opened.feed.by_name(values)
     if stream:
-        outputs, calls = _stream(opened, named, chunk, progress)
+        outputs, calls, after = _stream(opened, named, chunk, state, progress)
     else:
         outputs, calls = _batches(opened, named, batch, raw, progress)
     if target is not None and target.suffix in PICTURES:
         _write_frames(target, outputs, raw=raw)
     elif target is not None:
         write_arrays(target, outputs)
+    if stream and kept is not None:
+        files.write_bytes(kept, after.to_bytes())
     return RunReport(
         path=os.fspath(model),
         provider=opened.provider,
@@ -235,9 +251,9 @@ def _batches(
 
 
 def _stream(
-    model: Model, values: Mapping[str, Any], chunk: int | None, progress: Progress | None
-) -> tuple[dict[str, Array], int]:
-    """The answers of a stream that gets the sequence in chunks, joined over time, and the number of chunks."""
+    model: Model, values: Mapping[str, Any], chunk: int | None, state: bytes | None, progress: Progress | None
+) -> tuple[dict[str, Array], int, Stream]:
+    """The answers of a stream that gets the sequence in chunks, joined over time, the number of chunks, the stream."""
     try:
         arrays = {name: np.asarray(value) for name, value in values.items()}
     except ValueError as error:
@@ -253,8 +269,10 @@ def _stream(
         raise InputMismatch(f"the inputs of a stream are equally long; got {lengths} time steps")
     total = next(iter(lengths.values()))
     steps = {spec.axes[axes[spec.name]] for spec in model.inputs if spec.name in axes}
-    size = chunk or next((length for length in steps if isinstance(length, int)), 1)
+    size = chunk or next((length for length in steps if isinstance(length, int)), model.manifest.chunk_multiple)
     stream = model.stream(batch=_length(next(iter(arrays.values()))))
+    if state is not None:
+        stream.restore(state)
     answers = []
     for start in range(0, max(total, 1), size):
         part = {
@@ -266,7 +284,7 @@ def _stream(
         if progress is not None:
             progress("streaming", min(start + size, total), total)
     along = output_time_axes(model.inputs, model.outputs)
-    return _joined(answers, {spec.name: along.get(spec.name) for spec in model.outputs}), len(answers)
+    return _joined(answers, {spec.name: along.get(spec.name) for spec in model.outputs}), len(answers), stream
 
 
 def _joined(answers: Sequence[Mapping[str, Array]], axes: Mapping[str, int | None]) -> dict[str, Array]:

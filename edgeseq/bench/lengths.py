@@ -241,9 +241,18 @@ def _whole_numbers(source: Path) -> Lengths:
             continue
         if text.removeprefix("-").isdecimal():
             found.append(int(text))
-        elif number > 1:
+        elif number > 1 or _is_number(text):
             raise InvalidFile(source, f"line {number} is not one whole number: '{text[:40]}'")
     return np.array(found, np.int64)
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is one, so that it is no header."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _text_lengths(source: Path, manifest: Manifest) -> Lengths:

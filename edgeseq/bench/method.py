@@ -41,7 +41,11 @@ def conditions(run: BenchmarkRun) -> str:
     if len(sources) == 1:
         said.append(f"inputs {sources.pop()}")
     else:
-        said += [f"{result.name} with {result.time_steps} time steps, {result.inputs}" for result in measured]
+        said += [
+            f"{result.name} {result.inputs}"
+            + ("" if result.time_steps is None else f" with {result.time_steps} time steps")
+            for result in measured
+        ]
     lengths = dict.fromkeys(result.lengths for result in measured if result.lengths is not None)
     return ", ".join(said) + "." + "".join(" " + _lengths(facts) for facts in lengths)
 

@@ -141,10 +141,13 @@ def file_subjects(
         if len(batches) > 1:
             raise WrongUsage(f"given inputs are one batch; got the batches {', '.join(map(str, batches))} besides")
         first = flatten(inputs)[0]
-        batches = (len(first) if first.ndim else 1,)
+        rows = len(first) if first.ndim else 1
+        if batches not in ((1,), (rows,)):
+            raise WrongUsage(f"the given inputs have {rows} rows, not {batches[0]}: leave the batch out")
+        batches = (rows,)
     paths = [Path(model) for model in models]
     plain = [path.name for path in paths]
-    names = [path.name if plain.count(path.name) == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+    names = [path.name if plain.count(path.name) == 1 else str(Path(path.parent.name) / path.name) for path in paths]
     subjects = []
     for path, file_name in zip(paths, names, strict=True):
         for provider in providers:

@@ -9,6 +9,7 @@ import typer
 
 from edgeseq.cli.options import Overwrite, ProviderOption, Ranges, fraction, key_values
 from edgeseq.cli.reply import Reply
+from edgeseq.errors import WrongUsage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,7 +71,20 @@ def bench(
     rate: Annotated[float | None, typer.Option("--rate", help="Server: queries a second, on average.")] = None,
     deadline_ms: Annotated[
         float | None,
-        typer.Option("--deadline-ms", help="Server: find the highest rate at which 99 % are answered within this."),
+        typer.Option(
+            "--deadline-ms",
+            help="Server: find the highest rate at which 99 % are answered within this. Streams: find the most.",
+        ),
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Streaming files: latency of a step, streams a core, real-time factor.")
+    ] = False,
+    chunk: Annotated[int | None, typer.Option("--chunk", help="Streams: steps of a call. Default: the fewest.")] = None,
+    step_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--step-ms", help="Streams: the time that a step stands for, such as 10 for audio frames of 10 ms."
+        ),
     ] = None,
     cold_start: Annotated[
         bool, typer.Option("--cold-start", help="Also start fresh processes: import, open, first call; memory.")
@@ -129,6 +143,21 @@ def bench(
         precision=fraction(precision) or None,
         seed=seed,
     )
+    if stream:
+        from edgeseq.cli.bench_stream import bench_streams
+
+        refused = {
+            "--inputs": inputs, "--keras": keras, "--lengths": lengths, "--scenario": scenario, "--rate": rate,
+            "--time-steps": time_steps, "--cold-start": cold_start, "--layers": layers, "--baseline": baseline,
+            "--save-samples": save_samples,
+        }  # fmt: skip
+        return bench_streams(
+            models, [name for name, value in refused.items() if value], output, chunk=chunk, batch=batch,
+            deadline_ms=deadline_ms, step_ms=step_ms, provider=provider, provider_options=key_values(provider_option),
+            ranges=parse_ranges(ranges or ()), threads=threads, settings=settings, overwrite=overwrite,
+        )  # fmt: skip
+    if chunk is not None or step_ms is not None:
+        raise WrongUsage("--chunk and --step-ms are for streams (--stream)")
     planned = plan(
         scenario,
         batches=batch or (),

@@ -104,7 +104,8 @@ def _in_words(error: BaseException) -> tuple[str, str, int, tuple[str, ...]]:
     if isinstance(error, EdgeseqError):
         return "error", str(error), error.exit_code, ()
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", "outputs are written whole or not at all, so no partial file was left", INTERRUPTED, ()
+        said = str(error) or "outputs are written whole or not at all, so no partial file was left"
+        return "interrupted", said, INTERRUPTED, ()
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "edgeseq"

@@ -13,6 +13,8 @@ import typer
 
 from edgeseq.cli.reply import Reply
 
+_LINES = "lines"
+
 Command = Callable[..., Reply | None]
 
 OnnxFile = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The ONNX file.", show_default=False)]
@@ -55,21 +57,26 @@ _COMMON = {
 def command(function: Command) -> Command:
     """`function` with the common options; whatever it or a library prints while it runs goes to stderr.
 
-    The boundary looks for the common options itself, because it needs them also when parsing fails.
+    The boundary looks for the common options itself, because it needs them also when parsing fails. A function with a
+    parameter `lines` gets stdout in it, to write to while it runs, or None where `--json` promises one document there.
     """
+    signature = inspect.signature(function, eval_str=True)
+    writes_lines = _LINES in signature.parameters
 
     def run(**arguments: Any) -> Reply | None:
+        as_json = arguments["as_json"]
         for name in _COMMON:
             del arguments[name]
+        if writes_lines:
+            arguments[_LINES] = None if as_json else sys.stdout
         with contextlib.redirect_stdout(sys.stderr):
             return function(**arguments)
 
-    signature = inspect.signature(function, eval_str=True)
     common = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
         for name, annotation in _COMMON.items()
     ]
-    parameters = [*signature.parameters.values(), *common]
+    parameters = [*(found for name, found in signature.parameters.items() if name != _LINES), *common]
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

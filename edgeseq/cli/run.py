@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeseq.cli.options import OnnxFile, Overwrite, Provider, ProviderOption, Ranges, Threads, key_values
 from edgeseq.cli.reply import Reply
+from edgeseq.errors import WrongUsage
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from edgeseq.running import RunReport
+    from edgeseq.stepping import SteppingReport
 
 _SHOWN = 1000
 """Numbers of an output that are printed; of more, those at the ends."""
@@ -25,13 +27,18 @@ def run(
         str,
         typer.Argument(
             metavar="INPUTS",
-            help=".npz by input name, .npy, .txt (a text a line), .jsonl (a row a line), or - for texts on stdin.",
+            help=".npz by input name, .npy, .txt (a text a line), .jsonl (a row a line), or - for texts on stdin. With "
+            "--stream, .jsonl or - is a step or a chunk a line, answered at once by a line.",
             show_default=False,
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help=".npz, .npy, .json, or for frames .gif, .png. Default: print the outputs."),
+        typer.Option(
+            "--output",
+            "-o",
+            help=".npz, .npy, .json, or for frames .gif, .png; for a stream of lines .jsonl. Default: print outputs.",
+        ),
     ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Apply the file's preprocessing before, and its inverse after.")
@@ -39,19 +46,60 @@ def run(
     stream: Annotated[
         bool, typer.Option("--stream", help="Go through the time axis in chunks, keeping the state.")
     ] = False,
-    chunk: Annotated[int | None, typer.Option("--chunk", help="Steps of a chunk. Default: 1.")] = None,
+    chunk: Annotated[
+        int | None, typer.Option("--chunk", help="Steps of a chunk. Default: the fewest that the file takes, mostly 1.")
+    ] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option(
+            "--frames",
+            metavar="DTYPE",
+            help="With --stream: inputs are raw little-endian numbers, float32 or int16 for example, step after step.",
+        ),
+    ] = None,
+    state_in: Annotated[
+        Path | None, typer.Option("--state-in", help="Begin the stream from the state in this file.")
+    ] = None,
+    state_out: Annotated[
+        Path | None, typer.Option("--state-out", help="Write the stream's last state, for --state-in of another run.")
+    ] = None,
     provider: Provider = "cpu",
     provider_option: ProviderOption = None,
     ranges: Ranges = None,
     threads: Threads = None,
     batch: Annotated[int, typer.Option("--batch", help="Rows of a call.")] = 256,
     overwrite: Overwrite = False,
+    lines: IO[str] | None = None,
 ) -> Reply:
-    """Run a file on inputs, whole or as a stream, and print or write its outputs."""
+    """Run a file on inputs, whole or as a stream, and print or write its outputs.
+
+    A stream that reads lines or frames prints a line of JSON for each as soon as it is answered; with --json one
+    document at the end. It ends with its input, or by Ctrl-C.
+    """
     from edgeseq.cli.console import progress_bar
     from edgeseq.running import run_file
     from edgeseq.runtime.ranges import parse_ranges
+    from edgeseq.stepping import step_file, takes_steps
 
+    if frames is not None and not stream:
+        raise WrongUsage("frames are for streams (--stream)")
+    if stream and not raw and takes_steps(inputs, frames):
+        stepped = step_file(
+            model,
+            inputs,
+            output,
+            lines=lines,
+            frames=frames,
+            chunk=chunk,
+            state_in=state_in,
+            state_out=state_out,
+            provider=provider,
+            provider_options=key_values(provider_option),
+            ranges=parse_ranges(ranges or ()),
+            threads=threads,
+            overwrite=overwrite,
+        )
+        return Reply(document=stepped, show=lambda out: _show_stepped(stepped, out))
     with progress_bar() as progress:
         report = run_file(
             model,
@@ -60,6 +108,8 @@ def run(
             raw=raw,
             stream=stream,
             chunk=chunk,
+            state_in=state_in,
+            state_out=state_out,
             provider=provider,
             provider_options=key_values(provider_option),
             ranges=parse_ranges(ranges or ()),
@@ -69,6 +119,12 @@ def run(
             progress=progress,
         )
     return Reply(document=report, show=lambda out: _show(report, out))
+
+
+def _show_stepped(report: SteppingReport, out: Console) -> None:
+    # Where the answers are on stdout, nothing else is.
+    if report.output_path is not None:
+        out.print(f"{report.chunks} chunks, {report.steps} steps; wrote {report.output_path}", soft_wrap=True)
 
 
 def _show(report: RunReport, out: Console) -> None:

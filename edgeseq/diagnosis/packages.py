@@ -24,6 +24,7 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     "cli": {"typer": ">=0.29,<1", "rich": ">=13.9,<16"},
     "parquet": {"pyarrow": ">=17,<26"},
     "report": {"matplotlib": ">=3.9,<4", "pillow": ">=11,<14"},
+    "app": {"starlette": ">=0.46,<2", "uvicorn": ">=0.34,<1"},
 }
 """What each extra brings. Kept here because a checkout that is not installed has no metadata to ask."""
 
@@ -38,6 +39,7 @@ _OPENS = {
     "cli": "the edgeseq command",
     "parquet": "samples from .parquet files",
     "report": "learning curves, edgeseq report and pictures",
+    "app": "scripts/app, the example service",
 }
 
 

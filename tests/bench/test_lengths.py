@@ -67,6 +67,7 @@ def test_whole_numbers_one_a_line(name: str, content: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("l.txt", "12.5\n10\n", "line 1 is not one whole number: '12.5'"),
         ("l.txt", "7\nseven\n", "line 2 is not one whole number: 'seven'"),
         ("l.csv", "a,b\n7,8\n", "line 2 is not one whole number: '7,8'"),
         ("l.txt", "length\n", "holds no lengths"),

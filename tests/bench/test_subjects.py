@@ -84,6 +84,13 @@ def test_files_of_one_name_are_told_apart_by_their_folders(make_lstm: Any, tmp_p
     assert [subject.name for subject in file_subjects(paths)] == ["old/m.onnx", "new/m.onnx", "other.onnx"]
 
 
+def test_given_inputs_are_a_batch_of_their_own(make_lstm: Any) -> None:
+    x = np.zeros((3, 5, 3), np.float32)
+    assert file_subjects([make_lstm()], inputs=x)[0].batch == 3
+    with pytest.raises(WrongUsage, match="given inputs have 3 rows, not 2"):
+        file_subjects([make_lstm()], inputs=x, batch=2)
+
+
 def test_several_providers_are_named(make_lstm: Any) -> None:
     subjects = file_subjects([make_lstm()], providers=["cpu", "CPUExecutionProvider"])
     assert [subject.name for subject in subjects] == ["lstm.onnx (cpu)", "lstm.onnx (CPUExecutionProvider)"]

@@ -231,7 +231,7 @@ def test_bench_says_of_each_file_what_it_was_fed(edgeseq_command: Any, made: Any
     said = " ".join(ran.out.split())
     assert "not comparable" in said
     steps = len(read_golden(made.onnx, "").inputs["x"][0])
-    assert f"model.onnx with {steps} time steps, golden, copy.onnx with 100 time steps, made" in said
+    assert f"model.onnx golden with {steps} time steps, copy.onnx made with 100 time steps" in said
 
 
 def test_bench_puts_keras_beside_the_files(edgeseq_command: Any, made: Any) -> None:
