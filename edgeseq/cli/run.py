@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -83,41 +83,21 @@ def run(
 
     if frames is not None and not stream:
         raise WrongUsage("frames are for streams (--stream)")
+    choices: dict[str, Any] = {
+        "chunk": chunk,
+        "state_in": state_in,
+        "state_out": state_out,
+        "provider": provider,
+        "provider_options": key_values(provider_option),
+        "ranges": parse_ranges(ranges or ()),
+        "threads": threads,
+        "overwrite": overwrite,
+    }
     if stream and not raw and takes_steps(inputs, frames):
-        stepped = step_file(
-            model,
-            inputs,
-            output,
-            lines=lines,
-            frames=frames,
-            chunk=chunk,
-            state_in=state_in,
-            state_out=state_out,
-            provider=provider,
-            provider_options=key_values(provider_option),
-            ranges=parse_ranges(ranges or ()),
-            threads=threads,
-            overwrite=overwrite,
-        )
+        stepped = step_file(model, inputs, output, lines=lines, frames=frames, **choices)
         return Reply(document=stepped, show=lambda out: _show_stepped(stepped, out))
     with progress_bar() as progress:
-        report = run_file(
-            model,
-            inputs,
-            output,
-            raw=raw,
-            stream=stream,
-            chunk=chunk,
-            state_in=state_in,
-            state_out=state_out,
-            provider=provider,
-            provider_options=key_values(provider_option),
-            ranges=parse_ranges(ranges or ()),
-            threads=threads,
-            batch=batch,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        report = run_file(model, inputs, output, raw=raw, stream=stream, batch=batch, progress=progress, **choices)
     return Reply(document=report, show=lambda out: _show(report, out))
 
 
