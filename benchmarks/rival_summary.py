@@ -15,14 +15,13 @@ from rival_libraries.ours import FP32, INT8, OURS
 
 from edgeseq.bench.noise import speed_range
 from edgeseq.bench.record import KERAS_EXPORT, KERAS_PREDICT, speedup
+from edgeseq.bench.stats import TIE
 from edgeseq.files import write_bytes
 
 NAME = "summary.json"
 BEST_RIVAL, LOOP, CONV_LOOP, PREDICT = 1.2, 4.0, 1.35, 40.0
 LSTMS = ("imdb-lstm", "forecast", "stateful", "vowels", "cmapss", "lstm-1024", "speech")
 """Systems whose recurrent layers are LSTMs with tanh, where int8 is held against the best rival's."""
-TIE = 1.1
-"""Widest interval around 1, its high end / its low end, that says neither is slower."""
 MET, MISSED, UNDECIDED = "met", "missed", "undecided"
 FLOOR_NOISE = 1.05
 """The floor is measured as everything is: what is below it by less than this is at it."""

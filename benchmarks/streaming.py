@@ -1,17 +1,23 @@
 """Streams, one run, one thread: a step against `session.run`, a pool against streams of their own, and whether chunks
 equal the whole: over many steps, beside stateful Keras, on real hours, and with streams that come and go.
 
-python benchmarks/streaming.py [--part NAME ...] [-o results.json] [--pictures FOLDER] [--min-seconds 1]
+python benchmarks/streaming.py [--part NAME ...] [-o docs/streaming.json] [--readme PATH] [--min-seconds 1]
                                [--max-seconds 60] [--drift-steps 10000] [--soak-steps 1000000] [--data FOLDER]
+
+With an output, what `streaming_report.py` makes of it is written too: pictures beside it and, when all parts were
+measured, the table in README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import itertools
 import json
+import math
 import os
+import platform
 import tempfile
 import time
 from pathlib import Path
@@ -20,15 +26,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import streaming_report
 from keras import layers as L
+from rival_summary import as_ratio
 
 import edgeseq
 from edgeseq.bench import Settings, Subject, run_benchmark
-from edgeseq.bench.pictures import LIGHT, new_figure, rendered
+from edgeseq.bench.capacity import bulk_steps
+from edgeseq.bench.machine import installed_versions, this_machine
 from edgeseq.bench.record import speedup
 from edgeseq.bench.sample import sample
-from edgeseq.bench.streaming import bulk_steps, plain_steps
+from edgeseq.bench.streaming import plain_steps
 from edgeseq.bench.units import duration, times
+from edgeseq.files import write_bytes
 from edgeseq.recipes import windows
 from edgeseq.runtime import Model
 
@@ -53,26 +63,34 @@ def exported(model, folder, name, **options):
 
 
 def ratio_of(run, name, reference):
-    """How many times faster `name` is than `reference`, with its interval, as plain data."""
+    """How many times as fast as `reference` it is, with its interval; None where one of them has no time."""
     found = speedup(run[name], run[reference])
-    if found is None:
-        return {"speedup": None, "error": run[name].error or run[reference].error}
-    interval = None if found.interval is None else [found.interval.low, found.interval.high]
-    return {"speedup": found.value, "interval": interval}
+    return found and as_ratio(found)
 
 
 def measured(subjects, options, reference):
+    """The run, and its figures as plain data."""
     run = run_benchmark(subjects, settings=Settings(min_seconds=options.min_seconds, max_seconds=options.max_seconds))
-    rows = {
-        result.name: {"p50_ns": result.p50_ns, "p99_ns": result.p99_ns, "max_abs": result.max_abs}
-        | ({} if result.name == reference else ratio_of(run, result.name, reference))
-        for result in run.results
-    }
-    for name, row in rows.items():
-        told = "" if row.get("speedup") is None else f"{times(row['speedup'])} as fast"
-        p50 = row.get("error", "failed") if row["p50_ns"] is None else duration(row["p50_ns"])
-        print(f"  {name:34s} {p50:12s} {told}", flush=True)
-    return {"rows": rows, "warnings": list(run.warnings), "machine": dataclasses.asdict(run.machine)}
+    rows = {}
+    for result in run.results:
+        ratio = None if result.name == reference else ratio_of(run, result.name, reference)
+        rows[result.name] = {
+            "p50_ns": result.p50_ns, "p99_ns": result.p99_ns, "max_abs": result.max_abs, "error": result.error,
+            "speedup": ratio,
+        }  # fmt: skip
+        p50 = result.error or "too few calls" if result.p50_ns is None else duration(result.p50_ns)
+        told = ratio and f"{times(ratio['value'])} as fast"
+        print(f"  {result.name:34s} {p50:12s} {told or ''}", flush=True)
+    return run, {"rows": rows, "warnings": list(run.warnings)}
+
+
+def worse(*apart):
+    """The largest; NaN where one of them is, which `max` may pass over."""
+    return float(np.max(apart))
+
+
+def difference(found, wanted):
+    return float(np.abs(np.asarray(found) - np.asarray(wanted)).max())
 
 
 def part_step(options, folder):
@@ -86,9 +104,12 @@ def part_step(options, folder):
         Subject(name="stream.step", call=lambda: stream.step(x)),
         litert(keras_model, x, folder),
     ]
-    found = measured(subjects, options, "session.run with a dict")
-    ratio = found["rows"]["stream.step"].get("speedup")
-    return found | {"time_over_plain": None if ratio is None else 1 / ratio, "wanted_at_most": 0.8}
+    run, found = measured(subjects, options, "session.run with a dict")
+    return found | {
+        "over_plain": ratio_of(run, "stream.step", "session.run with a dict"),
+        "over_litert": ratio_of(run, "stream.step", "LiteRT"),
+        "litert_error": run["LiteRT"].error,
+    }
 
 
 def litert(keras_model, x, folder):
@@ -142,13 +163,18 @@ def part_pool(options, folder):
             Subject(name="bulk step", call=lambda: list(bulk.step(chunks).values())),
             Subject(name="queued", call=feed),
         ]
-        found = measured(subjects, options, subjects[0].name)
-    rows = found["rows"]
-    for row in rows.values():
+        run, found = measured(subjects, options, subjects[0].name)
+    for row in found["rows"].values():
         row["steps_per_s"] = None if row["p50_ns"] is None else STREAMS / row["p50_ns"] * 1e9
-    overhead = (rows["queued"]["p50_ns"] - rows["bulk step"]["p50_ns"]) / STREAMS
-    print(f"  the queue adds {duration(overhead)} a step", flush=True)
-    return found | {"wanted_at_least": 5, "queue_overhead_ns_per_step": overhead}
+    queued, bulk = (found["rows"][name]["p50_ns"] for name in ("queued", "bulk step"))
+    overhead = None if queued is None or bulk is None else (queued - bulk) / STREAMS
+    print(f"  the queue adds {'-' if overhead is None else duration(overhead)} a step", flush=True)
+    return found | {
+        "streams": STREAMS,
+        "bulk_over_apart": ratio_of(run, "bulk step", subjects[0].name),
+        "bulk_over_queued": ratio_of(run, "bulk step", "queued"),
+        "queue_overhead_ns_per_step": overhead,
+    }
 
 
 def part_growth(options, folder):
@@ -159,14 +185,11 @@ def part_growth(options, folder):
     )
     rows = []
     for count in GROWTH:
-        [found] = sample([bulk_steps(model, count, chunk=1)], settings).subjects
+        with model.pool(max_streams=count) as pool:
+            [found] = sample([bulk_steps(model, pool, chunk=1)], settings).subjects
         p50 = float(np.median([time_ns for block in found.rounds for time_ns in block]))
         rows.append({"streams": count, "p50_ns": p50, "ns_per_stream": p50 / count})
         print(f"  {count:5d} streams  {duration(p50):>10s}  {duration(p50 / count)} each", flush=True)
-    counts, each = [row["streams"] for row in rows], [row["ns_per_stream"] / 1e3 for row in rows]
-    picture(
-        options, "growth", {"a step of LSTM 128": (counts, each)}, "streams in a bulk step", "µs a stream", log="both"
-    )
     return {"rows": rows}
 
 
@@ -209,7 +232,7 @@ STREAMABLE = {
 
 def part_drift(options, folder):
     """The same sequence in chunks of {all, 1, random}: the largest difference from all at once, by position."""
-    steps, random, found, curves = options.drift_steps, np.random.default_rng(0), {}, {}
+    steps, random, found = options.drift_steps, np.random.default_rng(0), {}
     x = random.standard_normal((1, steps, FEATURES)).astype(np.float32)
     x[:, random.random(steps) < 0.1] = 0
     cuts = [0]
@@ -222,7 +245,7 @@ def part_drift(options, folder):
         model = Model(exported(keras_model, folder, "drift"), threads=1)
         whole = model.stream().step(x)
         wanted = np.asarray(keras_model(x, training=False))
-        row = {"keras_max_abs": float(np.abs(whole - wanted).max()), "reference_max_abs": float(np.abs(wanted).max())}
+        row = {"keras_max_abs": difference(whole, wanted), "reference_max_abs": float(np.abs(wanted).max())}
         for way, places in ways.items():
             stream = model.stream()
             pieces = [stream.step(x[:, a:b]) for a, b in itertools.pairwise(places)]
@@ -230,14 +253,10 @@ def part_drift(options, folder):
             curve = [float(apart[a:b].max()) for a, b in itertools.pairwise(edges)]
             row[f"chunks of {way}"] = {"max_abs": float(apart.max()), "by_position": curve}
         within = model.manifest.tolerance * max(1.0, row["reference_max_abs"])
-        worst = max(row[f"chunks of {way}"]["max_abs"] for way in ways)
-        row |= {"tolerance": within, "within": bool(max(worst, row["keras_max_abs"]) <= within)}
+        worst = worse(*(row[f"chunks of {way}"]["max_abs"] for way in ways))
+        row |= {"max_abs": worst, "tolerance": within, "within": worse(worst, row["keras_max_abs"]) <= within}
         found[name] = row
-        # Those that are bit-equal have no place on a logarithmic axis.
-        if row["chunks of 1"]["max_abs"] > 0:
-            curves[name] = (edges[1:].tolist(), [value or np.nan for value in row["chunks of 1"]["by_position"]])
         print(f"  {name:24s} {worst:.1e} from whole, {row['keras_max_abs']:.1e} from Keras; within {row['within']}")
-    picture(options, "drift", curves, "step", "difference from the whole", log="y")
     return {"steps": steps, "edges": edges.tolist(), "layers": found}
 
 
@@ -251,7 +270,7 @@ def part_stateful(options, folder):
     path = folder / "stateful.onnx"
     edgeseq.export(keras_model, path, overwrite=True)
     model = Model(path, threads=1)
-    stream, worst, resets = model.stream(batch=batch), 0.0, 0
+    stream, worst, largest, resets = model.stream(batch=batch), 0.0, 1.0, 0
     for layer in keras_model.layers:
         if getattr(layer, "stateful", False):
             layer.reset_state()
@@ -263,9 +282,13 @@ def part_stateful(options, folder):
                 if getattr(layer, "stateful", False):
                     layer.reset_state()
         x = random.standard_normal((batch, int(random.integers(1, 4)), FEATURES)).astype(np.float32)
-        worst = max(worst, float(np.abs(stream.step(x) - np.asarray(keras_model(x, training=False))).max()))
+        wanted = np.asarray(keras_model(x, training=False))
+        worst, largest = worse(worst, difference(stream.step(x), wanted)), max(largest, float(np.abs(wanted).max()))
+    within = model.manifest.tolerance * largest
     print(f"  {options.calls} calls, {resets} resets: at most {worst:.1e} apart")
-    return {"calls": options.calls, "resets": resets, "max_abs": worst, "tolerance": model.manifest.tolerance}
+    return {
+        "calls": options.calls, "resets": resets, "max_abs": worst, "tolerance": within, "within": worst <= within,
+    }  # fmt: skip
 
 
 def part_forecast(options, folder):
@@ -285,23 +308,23 @@ def part_forecast(options, folder):
     stream = model.stream(batch=len(given))
     for hour in range(steps):
         streamed = stream.step(given[:, hour : hour + 1])
-    apart = float(np.abs(streamed - windowed).max())
+    apart = difference(streamed, windowed)
     # Row by row as a device does it: a window after a reset, an hour at a time.
     one, alone = model.stream(), 0.0
     for row in range(0, len(given), max(1, len(given) // 200)):
         one.reset()
         for hour in range(steps):
             answer = one.step(given[row : row + 1, hour : hour + 1])
-        alone = max(alone, float(np.abs(answer - windowed[row]).max()))
+        alone = worse(alone, difference(answer, windowed[row]))
     one.reset()
     endless = np.concatenate([one.step(hours[np.newaxis, hour : hour + 1]) for hour in range(len(hours) - 1)])
     remembered = float(np.sqrt(np.mean((endless - windowed[1:]) ** 2)))
     within = model.manifest.tolerance * max(1.0, float(np.abs(windowed).max()))
-    print(f"  {len(given)} windows of {steps} hours: {max(apart, alone):.1e} apart (allowed {within:.1e});")
+    print(f"  {len(given)} windows of {steps} hours: {worse(apart, alone):.1e} apart (allowed {within:.1e});")
     print(f"  a stream that is never reset differs by {remembered:.2g} (rms), as it should")
     return {
-        "windows": len(given), "max_abs": apart, "max_abs_alone": alone, "tolerance": within,
-        "rms_without_resets": remembered,
+        "windows": len(given), "hours": steps, "max_abs": worse(apart, alone), "tolerance": within,
+        "within": worse(apart, alone) <= within, "rms_without_resets": remembered,
     }  # fmt: skip
 
 
@@ -319,7 +342,7 @@ def part_soak(options, folder):
             nonlocal checked, worst
             if given:
                 wanted = model(np.array(given)[np.newaxis])[0]
-                worst = max(worst, float(np.abs(np.array(answers) - wanted).max()))
+                worst = worse(worst, difference(answers, wanted))
                 checked += 1
 
         while done < options.soak_steps:
@@ -365,11 +388,11 @@ def part_soak(options, folder):
     growth = half[-1] - half[0]
     print(f"  {done:,} steps in {seconds:.0f} s, {checked:,} sequences checked, {moved} moved: {worst:.1e} apart;")
     print(f"  memory grew by {growth / 1e6:.1f} MB in the second half")
-    sizes = ([steps for steps, _ in curve], [size / 1e6 for _, size in curve])
-    picture(options, "soak", {"resident": sizes}, "steps", "MB")
+    within = model.manifest.tolerance
     return {
-        "steps": done, "sequences": checked, "moved": moved, "max_abs": worst, "tolerance": model.manifest.tolerance,
-        "resident_bytes": curve, "second_half_growth_bytes": growth, "statistics": statistics,
+        "steps": done, "sequences": checked, "moved": moved, "max_abs": worst, "tolerance": within,
+        "within": worst <= within, "resident_bytes": curve, "second_half_growth": growth / half[0],
+        "statistics": statistics,
     }  # fmt: skip
 
 
@@ -378,23 +401,28 @@ def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def picture(options, name, curves, x_label, y_label, log=""):
-    if options.pictures is None:
-        return
-    figure, [axes] = new_figure(LIGHT, 3.2)
-    for label, (xs, ys) in curves.items():
-        axes.plot(xs, ys, label=label, linewidth=1.2, marker="o" if len(xs) < 20 else None, markersize=3)
-    if log in ("y", "both"):
-        axes.set_yscale("log")
-    if log == "both":
-        axes.set_xscale("log")
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label, color=LIGHT.faint)
-    axes.grid(axis="y", color=LIGHT.faint, alpha=0.25, linewidth=0.6)
-    if curves:
-        figure.legend(loc="outside lower left", frameon=False, fontsize=6, ncols=3, labelcolor=LIGHT.text)
-    options.pictures.mkdir(parents=True, exist_ok=True)
-    (options.pictures / f"streaming-{name}.png").write_bytes(rendered(figure, "png"))
+def conditions(options):
+    """Where, when and how."""
+    chosen = ("min_seconds", "max_seconds", "drift_steps", "calls", "soak_steps")
+    packages = ("numpy", "onnxruntime", "keras", "tensorflow", "ai-edge-litert")
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": dataclasses.asdict(this_machine()),
+        "versions": {
+            "edgeseq": edgeseq.__version__, "python": platform.python_version(), **installed_versions(packages),
+        },
+        "settings": {"parts": list(options.part or PARTS), "threads": 1, "seed": 0}
+        | {name: getattr(options, name) for name in chosen},
+    }  # fmt: skip
+
+
+def finite(value):
+    """`value` for JSON, where a number that is not finite is null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 PARTS = {name.removeprefix("part_"): function for name, function in list(globals().items()) if name.startswith("part_")}
@@ -404,7 +432,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--pictures", type=Path, help="folder for PNGs")
+    parser.add_argument("--readme", type=Path, default=streaming_report.README, help="the file with the marks")
     parser.add_argument("--min-seconds", type=float, default=1.0)
     parser.add_argument("--max-seconds", type=float, default=60.0, help="of the parts that are timed, each")
     parser.add_argument("--drift-steps", type=int, default=10_000)
@@ -412,14 +440,17 @@ def main():
     parser.add_argument("--soak-steps", type=int, default=1_000_000)
     parser.add_argument("--data", type=Path, help="folder of data sets")
     options = parser.parse_args()
-    results = {}
+    results = conditions(options) | {"parts": {}}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.part or PARTS:
             print(f"{name}: {PARTS[name].__doc__.splitlines()[0]}", flush=True)
-            results[name] = PARTS[name](options, Path(folder))
+            results["parts"][name] = PARTS[name](options, Path(folder))
             # After each part: a long run that is stopped keeps what it found.
             if options.output:
-                options.output.write_text(json.dumps(results, indent=2) + "\n")
+                text = json.dumps(finite(results), indent=1, allow_nan=False)
+                write_bytes(options.output, (text + "\n").encode())
+    if options.output:
+        streaming_report.write(options.output, options.readme)
 
 
 if __name__ == "__main__":

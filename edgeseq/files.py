@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -46,15 +47,18 @@ def check_output(path: StrPath, *, overwrite: bool = False, sources: Iterable[St
         raise OutputExists(target)
     if not target.parent.is_dir():
         raise WrongUsage(f"folder of the output does not exist: {target.parent}. Create it first.")
-    if not os.access(target.parent, os.W_OK):
-        raise _denied(target)
+    try:
+        # Not os.access: it lets root write where no file can be made, as in /proc.
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise _denied(target, error.strerror) from error
     return target
 
 
-def _denied(target: Path, reason: str | None = None) -> WrongUsage:
-    why = f": {reason}" if reason else ""
+def _denied(target: Path, reason: str | None) -> WrongUsage:
     return WrongUsage(
-        f"cannot write to the folder {target.parent}{why}. Name an output in a folder that you may change"
+        f"cannot write to the folder {target.parent}: {reason}. Name an output in a folder that you may change"
     )
 
 
@@ -161,7 +165,7 @@ def read_json(path: StrPath) -> Any:
     found = check_input(path)
     try:
         return json.loads(found.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise InvalidFile(path, f"not JSON ({error})") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +16,12 @@ from edgeseq import files
 from edgeseq.arrays import READABLE, WRITABLE, plain_numbers, read_inputs, write_arrays
 from edgeseq.errors import InputMismatch, InvalidFile, WrongUsage
 from edgeseq.files import StrPath
+from edgeseq.lines import STDIN, takes_steps, value_of
 from edgeseq.runtime import Model, structure
-from edgeseq.runtime.manifest import output_time_axes, time_axes
+from edgeseq.runtime.manifest import fewest_steps, output_time_axes, time_axes
 from edgeseq.runtime.ranges import GivenRanges
 from edgeseq.runtime.stream import Stream
-from edgeseq.stepping import STDIN, takes_steps
+from edgeseq.stepping import check_outputs, nested
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
@@ -105,7 +105,9 @@ def run_file(
     Raises MissingInput, OutputExists, WrongUsage, InputMismatch, InvalidFile, and what opening the model and restoring
     a state raise.
     """
-    target = None if output is None else _check_target(output, overwrite=overwrite, sources=(model, inputs))
+    target, kept = check_outputs(
+        output, state_out, (*WRITABLE, *PICTURES), overwrite=overwrite, sources=(model, inputs)
+    )
     if stream and raw:
         raise WrongUsage("a stream takes the arrays that the file takes: preprocessing (raw) is for whole sequences")
     if chunk is not None and (not stream or chunk < 1):
@@ -115,9 +117,6 @@ def run_file(
     if stream and takes_steps(inputs, None):
         raise WrongUsage(f"a stream of {os.fspath(inputs)} is fed line by line: use edgeseq.stepping.step_file")
     state = None if state_in is None else files.check_input(state_in, "saved state").read_bytes()
-    kept = None
-    if state_out is not None:
-        kept = files.check_output(state_out, overwrite=overwrite, sources=(model, inputs))
     if batch < 1:
         raise WrongUsage(f"batch must be at least 1, got {batch}")
     values = _read_inputs(inputs, raw=raw)
@@ -161,14 +160,6 @@ def run_file(
     )
 
 
-def _check_target(output: StrPath, *, overwrite: bool, sources: Sequence[StrPath]) -> Path:
-    target = files.check_output(output, overwrite=overwrite, sources=sources)
-    allowed = (*WRITABLE, *PICTURES)
-    if target.suffix not in allowed:
-        raise WrongUsage(f"outputs are written as {', '.join(allowed)}; got {target.name}")
-    return target
-
-
 def _read_inputs(inputs: StrPath, *, raw: bool) -> Any:
     """What the model is to be given: an array, arrays by name, texts, or rows."""
     path = Path(inputs)
@@ -202,12 +193,7 @@ def _read_texts(inputs: StrPath) -> list[str]:
 
 def _read_rows(path: Path) -> list[Any] | dict[str, list[Any]]:
     """Rows of JSON lines: a list of values, or where the lines are objects a list for each of their keys."""
-    rows = []
-    for number, line in enumerate(_read_texts(path), start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise InvalidFile(path, f"line {number} is not JSON ({error})") from error
+    rows = [value_of(line, number, os.fspath(path)) for number, line in enumerate(_read_texts(path), start=1)]
     if not isinstance(rows[0], dict):
         return rows
     for number, row in enumerate(rows, start=1):
@@ -227,11 +213,6 @@ def _length(value: Any) -> int:
     return 1 if getattr(value, "ndim", 1) == 0 else len(value)
 
 
-def _nested(values: Mapping[str, Any], model: Model) -> Any:
-    """`values` as the model takes them; a single input goes bare, whatever the structure."""
-    return next(iter(values.values())) if len(values) == 1 else structure.nest(values, model.manifest.input_structure)
-
-
 def _batches(
     model: Model, values: Mapping[str, Any], batch: int, raw: bool, progress: Progress | None
 ) -> tuple[dict[str, Array], int]:
@@ -243,8 +224,8 @@ def _batches(
     answers = []
     for start in range(0, max(total, 1), size):
         part = values if size >= total else {name: value[start : start + size] for name, value in values.items()}
-        nested = model(_nested(part, model), raw=raw)
-        answers.append(structure.flatten(nested, model.manifest.output_structure, "the answer"))
+        found = model(nested(part, model), raw=raw)
+        answers.append(structure.flatten(found, model.manifest.output_structure, "the answer"))
         if progress is not None:
             progress("running", min(start + size, total), total)
     return _joined(answers, {spec.name: 0 for spec in model.outputs}), len(answers)
@@ -268,8 +249,7 @@ def _stream(
     if len(set(lengths.values())) > 1:
         raise InputMismatch(f"the inputs of a stream are equally long; got {lengths} time steps")
     total = next(iter(lengths.values()))
-    steps = {spec.axes[axes[spec.name]] for spec in model.inputs if spec.name in axes}
-    size = chunk or next((length for length in steps if isinstance(length, int)), model.manifest.chunk_multiple)
+    size = chunk or fewest_steps(model.manifest)
     stream = model.stream(batch=_length(next(iter(arrays.values()))))
     if state is not None:
         stream.restore(state)
@@ -279,8 +259,8 @@ def _stream(
             name: array[(slice(None),) * axes[name] + (slice(start, start + size),)] if name in axes else array
             for name, array in arrays.items()
         }
-        nested = stream.step(_nested(part, model))
-        answers.append(structure.flatten(nested, model.manifest.output_structure, "the answer"))
+        found = stream.step(nested(part, model))
+        answers.append(structure.flatten(found, model.manifest.output_structure, "the answer"))
         if progress is not None:
             progress("streaming", min(start + size, total), total)
     along = output_time_axes(model.inputs, model.outputs)

@@ -4,36 +4,28 @@ JSON lines and raw frames."""
 from __future__ import annotations
 
 import contextlib
-import json
-import math
+import functools
 import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any, BinaryIO
+from signal import Signals
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeseq import files
 from edgeseq.arrays import plain_numbers
-from edgeseq.errors import EdgeseqError, InputMismatch, InvalidFile, WrongUsage
+from edgeseq.errors import EdgeseqError, InputMismatch, WrongUsage
 from edgeseq.files import StrPath
+from edgeseq.lines import FRAME_DTYPES, LINES, Interrupts, json_lines, raw_frames, sink, source, write_line
 from edgeseq.runtime import Model, structure
-from edgeseq.runtime.manifest import TensorSpec, output_time_axes, time_axes
+from edgeseq.runtime.manifest import TensorSpec, fewest_steps, output_time_axes, time_axes
 from edgeseq.runtime.ranges import GivenRanges
-from edgeseq.runtime.stream import Stream
+from edgeseq.runtime.states import to_bytes
 
 Array = npt.NDArray[Any]
-
-STDIN = "-"
-LINES = ".jsonl"
-FRAME_DTYPES = ("float32", "float64", "int16", "int32", "int64", "uint8")
-"""Numbers that raw frames may be made of, little-endian."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +50,10 @@ class SteppingReport:
     """The file of answers; None where there is none."""
     state_path: str | None
     """The file of the state after the last step; None where there is none."""
+    interrupted_by: str | None
+    """The signal that ended it, SIGINT (Ctrl-C) or SIGTERM; None where its input did."""
     notes: tuple[str, ...] = ()
     """What ran on another provider than the first one asked for."""
-
-
-def takes_steps(inputs: StrPath, frames: str | None) -> bool:
-    """Whether a stream's `inputs` are for `step_file`: JSON lines, frames or stdin, and not whole arrays."""
-    return frames is not None or os.fspath(inputs) == STDIN or Path(inputs).suffix == LINES
 
 
 def step_file(
@@ -91,53 +80,37 @@ def step_file(
     Numbers that are not finite are null.
 
     `frames` takes raw little-endian numbers of that dtype in place of lines, from ``-`` or any file, for a model of one
-    input: `chunk` steps at a time, which is `Manifest.chunk_multiple` unless said.
+    input: `chunk` steps at a time, which are the fewest that the file takes unless said.
 
     Answers go to `output`, a `.jsonl` file that grows, or to `lines`; without either they are collected. The stream
-    begins from `state_in`, what `Stream.to_bytes` gave, and its state after the last chunk goes to `state_out`, however
-    the stream ends: by the end of the input, by Ctrl-C (which never falls between a chunk and its answer), or by an
-    error.
+    begins from `state_in`, what `Stream.to_bytes` gave, and its state after the last chunk whose answer was written
+    goes to `state_out`, however the stream ends: by the end of the input, by Ctrl-C or SIGTERM (which never fall
+    between a chunk and its answer), or by an error. There is none before the first answer of a file whose states take
+    their size from the input, nor where `Stream.to_bytes` refuses.
 
     Raises MissingInput, OutputExists, WrongUsage, InvalidFile or InputMismatch with the number of the line or frame,
-    what opening the model and restoring a state raise, and KeyboardInterrupt.
+    and what opening the model, and restoring and saving a state raise.
     """
-    target = _check_output(output, LINES, "answers of a stream", overwrite=overwrite, sources=(model, inputs))
-    kept = _check_output(state_out, None, "", overwrite=overwrite, sources=(model, inputs))
+    target, kept = check_outputs(output, state_out, (LINES,), overwrite=overwrite, sources=(model, inputs))
     if frames is None and chunk is not None:
         raise WrongUsage("chunk is for arrays and raw frames: of JSON lines each is a chunk")
+    if chunk is not None and chunk < 1:
+        raise WrongUsage(f"chunk must be at least 1, got {chunk}")
     if frames is not None and frames not in FRAME_DTYPES:
         raise WrongUsage(f"frames are of {', '.join(FRAME_DTYPES)}; got {frames!r}")
     state = None if state_in is None else files.check_input(state_in, "saved state").read_bytes()
     opened = Model(model, provider=provider, provider_options=provider_options, ranges=ranges, threads=threads)
-    stepper = Stepper(opened)
-    if state is not None:
-        stepper.stream.restore(state)
+    stepper = Stepper(opened, state, keeps=kept is not None)
+    chunks: Callable[..., Iterable[tuple[str, Any]]] = json_lines
+    if frames is not None:
+        count = chunk or fewest_steps(opened.manifest)
+        chunks = functools.partial(raw_frames, dtype=frames, shape=stepper.frame_shape(), count=count)
     answers: list[Any] = []
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(_source(inputs))
-        named = "standard input" if os.fspath(inputs) == STDIN else os.fspath(inputs)
-        if frames is None:
-            chunks = _lines(source, named)
-        else:
-            chunks = _frames(source, named, stepper, frames, opened.manifest.chunk_multiple if chunk is None else chunk)
-        sink = lines if target is None else stack.enter_context(target.open("w", encoding="utf-8"))
-        write = answers.append if sink is None else _writer(sink)
-        try:
-            with _Interrupts() as interrupts:
-                for place, values in chunks:
-                    with interrupts.held():
-                        write(stepper.step(values, place))
-        except (EdgeseqError, KeyboardInterrupt, OSError) as error:
-            told = f"chunks answered: {stepper.chunks} (steps: {stepper.steps})"
-            # Before the first step there may be no state to keep.
-            if kept is not None and stepper.chunks:
-                _keep_state(stepper, kept)
-                told += f"; the state after them is in {kept}"
-            if isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt(told) from None
-            error.add_note(told)
-            raise
-    _keep_state(stepper, kept)
+        read, named = stack.enter_context(source(inputs))
+        file = lines if target is None else stack.enter_context(sink(target))
+        write = answers.append if file is None else functools.partial(write_line, file)
+        ended = _answer(stepper, chunks(read, named), write, kept)
     return SteppingReport(
         path=os.fspath(model),
         provider=opened.provider,
@@ -145,49 +118,132 @@ def step_file(
         threads=opened.threads,
         chunks=stepper.chunks,
         steps=stepper.steps,
-        answers=tuple(answers) if sink is None else None,
+        answers=tuple(answers) if file is None else None,
         output_path=None if target is None else os.fspath(target),
         state_path=None if kept is None else os.fspath(kept),
+        interrupted_by=None if ended is None else ended.name,
         notes=opened.placement.notes if opened.placement else (),
     )
 
 
-class Stepper:
-    """One stream of one row, fed with arrays that have no batch axis."""
+def check_outputs(
+    output: StrPath | None,
+    state_out: StrPath | None,
+    suffixes: Sequence[str],
+    *,
+    overwrite: bool,
+    sources: Sequence[StrPath],
+) -> tuple[Path | None, Path | None]:
+    """Where answers and the state may be written; None where they are not to be.
 
-    def __init__(self, model: Model):
-        self._model = model
-        self.stream: Stream = model.stream(batch=1)
+    Raises what `files.check_output` does, and WrongUsage for another suffix of the answers, and for one file for both.
+    """
+    target, kept = (
+        None if path is None else files.check_output(path, overwrite=overwrite, sources=sources)
+        for path in (output, state_out)
+    )
+    if target is not None and target.suffix not in suffixes:
+        raise WrongUsage(f"outputs are written as {', '.join(suffixes)}; got {target.name}")
+    if target is not None and kept is not None and target.resolve() == kept.resolve():
+        raise WrongUsage(f"the state would take the place of the outputs in {target}. Choose another name for one")
+    return target, kept
+
+
+def nested(values: Mapping[str, Any], model: Model) -> Any:
+    """`values` by input name as the model takes them; a single one goes bare, whatever the structure."""
+    return next(iter(values.values())) if len(values) == 1 else structure.nest(values, model.manifest.input_structure)
+
+
+def _answer(
+    stepper: Stepper, chunks: Iterable[tuple[str, Any]], write: Callable[[Any], None], kept: Path | None
+) -> Signals | None:
+    """Answer all chunks, until a signal if one comes. An error is told how far the stream came."""
+    interrupts = Interrupts()
+    try:
+        with interrupts:
+            for place, values in chunks:
+                with interrupts.held():
+                    stepper.answer(values, place, write)
+    except BaseException as error:
+        told = f"chunks answered: {stepper.chunks} (steps: {stepper.steps})"
+        if kept is not None:
+            try:
+                files.write_bytes(kept, stepper.state())
+                told += f"; the state after them is in {kept}"
+            except (EdgeseqError, OSError) as unkept:
+                told += f"; no state is kept: {unkept}"
+        error.add_note(told)
+        raise
+    if kept is not None:
+        files.write_bytes(kept, stepper.state())
+    return interrupts.signal
+
+
+class Stepper:
+    """One stream of one row, from `state` on or the initial one, fed with arrays that have no batch axis."""
+
+    def __init__(self, model: Model, state: bytes | None = None, *, keeps: bool = False):
+        self._model, self._keeps = model, keeps
+        self._stream = model.stream(batch=1)
+        self._reached: Mapping[str, Array] | None = None
+        if state is not None:
+            self._stream.restore(state)
+            self._reached = self._stream.state
         self.chunks = self.steps = 0
         """Answered so far."""
-        self.along = time_axes(model.inputs)
-        if not self.along:
+        self._along = time_axes(model.inputs)
+        if not self._along:
             raise WrongUsage("the file has no time axis, so there is nothing to stream along")
         self._answers_along = output_time_axes(model.inputs, model.outputs)
 
-    def step(self, values: Any, place: str) -> Any:
-        """The answer as JSON holds it; `values` are nested lists or an array, or several by input name.
+    def answer(self, values: Any, place: str, write: Callable[[Any], None]) -> None:
+        """Give `write` the answer as JSON holds it; `values` are nested lists or an array, or several by input name.
 
-        Raises InputMismatch, which names `place`, for what does not fit.
+        Raises InputMismatch, which names `place`, for what does not fit, and what `write` does: the chunk is then not
+        counted.
         """
         try:
-            arrays = self._model.feed.by_name(values)
-            shaped = {spec.name: self._shaped(spec, arrays[spec.name]) for spec in self._model.inputs}
-            forms = {single for name, (_, single) in shaped.items() if name in self.along}
-            if len(forms) > 1:
-                raise InputMismatch("some inputs have a time axis and others none")
-            [single] = forms
-            fed = {name: array for name, (array, _) in shaped.items()}
-            nest = structure.nest(fed, self._model.manifest.input_structure)
-            nested = self.stream.step(nest if len(fed) > 1 else next(iter(fed.values())))
+            answer, steps = self._step(values)
         except InputMismatch as error:
             raise InputMismatch(f"{place}: {error}", error.name) from error
+        write(answer)
         self.chunks += 1
-        name, axis = next(iter(self.along.items()))
-        self.steps += fed[name].shape[axis]
-        flat = structure.flatten(nested, self._model.manifest.output_structure, "the answer")
+        self.steps += steps
+        if self._keeps:
+            self._reached = self._stream.state
+
+    def state(self) -> bytes:
+        """As `Stream.to_bytes`, after the last answer that was written: where the stepper `keeps` it."""
+        return to_bytes(self._model.stream(batch=1).state if self._reached is None else self._reached, self._model, 1)
+
+    def frame_shape(self) -> tuple[int, ...]:
+        """The shape of a step of the one input. Raises WrongUsage where raw frames do not tell enough."""
+        if len(self._model.inputs) != 1:
+            names = ", ".join(spec.name for spec in self._model.inputs)
+            raise WrongUsage(f"raw frames are for a model of one input; this one has {names}. Use JSON lines")
+        [spec] = self._model.inputs
+        gone = (_batch_axis(spec), self._along[spec.name])
+        step = [axis for place, axis in enumerate(spec.axes) if place not in gone]
+        if not all(isinstance(axis, int) for axis in step):
+            raise WrongUsage(
+                f"raw frames need a step of a fixed size; input '{spec.name}' has {spec.axes}. Use JSON lines"
+            )
+        return tuple(int(axis) for axis in step)
+
+    def _step(self, values: Any) -> tuple[Any, int]:
+        """The answer, and how many time steps it is to."""
+        arrays = self._model.feed.by_name(values)
+        shaped = {spec.name: self._shaped(spec, arrays[spec.name]) for spec in self._model.inputs}
+        forms = {single for name, (_, single) in shaped.items() if name in self._along}
+        if len(forms) > 1:
+            raise InputMismatch("some inputs have a time axis and others none")
+        [single] = forms
+        fed = {name: array for name, (array, _) in shaped.items()}
+        found = self._stream.step(nested(fed, self._model))
+        flat = structure.flatten(found, self._model.manifest.output_structure, "the answer")
         answer = {spec.name: self._plain(spec, flat[spec.name], single) for spec in self._model.outputs}
-        return next(iter(answer.values())) if len(answer) == 1 else answer
+        name, axis = next(iter(self._along.items()))
+        return next(iter(answer.values())) if len(answer) == 1 else answer, fed[name].shape[axis]
 
     def _shaped(self, spec: TensorSpec, value: Any) -> tuple[Array, bool]:
         """The array with all its axes, and whether it came as a single step."""
@@ -195,13 +251,13 @@ class Stepper:
             array = np.asarray(value)
         except ValueError as error:
             raise InputMismatch(
-                f"input '{spec.name}' is no array: its rows are of unequal lengths", spec.name
+                f"input '{spec.name}' is no array, as with rows of unequal lengths ({error})", spec.name
             ) from error
         batch = _batch_axis(spec)
         if array.ndim == len(spec.axes) - 1:
             return np.expand_dims(array, batch), False
         forms = _outline(spec, (batch,))
-        if (time := self.along.get(spec.name)) is not None:
+        if (time := self._along.get(spec.name)) is not None:
             if array.ndim == len(spec.axes) - 2:
                 return np.expand_dims(array, (batch, time)), True
             forms += f", or {_outline(spec, (batch, time))} for a single step"
@@ -214,20 +270,6 @@ class Stepper:
             drop.append(along)
         return plain_numbers(array.squeeze(axis=tuple(drop)).tolist())
 
-    def frame(self) -> tuple[TensorSpec, tuple[int, ...]]:
-        """The one input, and the shape of a step of it. Raises WrongUsage where raw frames do not tell enough."""
-        if len(self._model.inputs) != 1:
-            names = ", ".join(spec.name for spec in self._model.inputs)
-            raise WrongUsage(f"raw frames are for a model of one input; this one has {names}. Use JSON lines")
-        [spec] = self._model.inputs
-        gone = (_batch_axis(spec), self.along[spec.name])
-        step = [axis for place, axis in enumerate(spec.axes) if place not in gone]
-        if not all(isinstance(axis, int) for axis in step):
-            raise WrongUsage(
-                f"raw frames need a step of a fixed size; input '{spec.name}' has {spec.axes}. Use JSON lines"
-            )
-        return spec, tuple(int(axis) for axis in step)
-
 
 def _batch_axis(spec: TensorSpec) -> int:
     return spec.batch_axis or 0
@@ -239,103 +281,3 @@ def _outline(spec: TensorSpec, without: Sequence[int]) -> str:
 
 def _shape(axes: Sequence[str | int]) -> str:
     return f"({', '.join(map(str, axes))})" if axes else "a number"
-
-
-def _check_output(
-    path: StrPath | None, suffix: str | None, what: str, *, overwrite: bool, sources: tuple[StrPath, ...]
-) -> Path | None:
-    if path is None:
-        return None
-    target = files.check_output(path, overwrite=overwrite, sources=sources)
-    if suffix is not None and target.suffix != suffix:
-        raise WrongUsage(f"{what} are written as {suffix}; got {target.name}")
-    return target
-
-
-@contextlib.contextmanager
-def _source(inputs: StrPath) -> Iterator[BinaryIO]:
-    if os.fspath(inputs) == STDIN:
-        yield sys.stdin.buffer
-        return
-    with files.check_input(inputs, "inputs").open("rb") as file:
-        yield file
-
-
-def _lines(source: BinaryIO, named: str) -> Iterator[tuple[str, Any]]:
-    """Each line, and its number in words."""
-    for number, line in enumerate(source, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield f"line {number} of {named}", json.loads(line)
-        except ValueError as error:
-            raise InvalidFile(named, f"line {number} is not JSON ({error})") from error
-
-
-def _frames(
-    source: BinaryIO, named: str, stepper: Stepper, dtype: str, count: int
-) -> Iterator[tuple[str, dict[str, Array]]]:
-    """`count` frames at a time, fewer at the end, as an array of shape (time, ...)."""
-    if count < 1:
-        raise WrongUsage(f"chunk must be at least 1, got {count}")
-    spec, shape = stepper.frame()
-    kind = np.dtype(dtype).newbyteorder("<")
-    size = kind.itemsize * math.prod(shape)
-    number = 1
-    while content := source.read(size * count):
-        whole, rest = divmod(len(content), size)
-        if rest:
-            raise InvalidFile(
-                named, f"it ends within frame {number + whole}: {rest} of {size} bytes of {dtype} {shape}"
-            )
-        array = np.frombuffer(content, kind).reshape(whole, *shape)
-        yield f"frame {number} of {named} and those after it", {spec.name: array}
-        number += whole
-
-
-def _writer(sink: IO[str]) -> Callable[[Any], None]:
-    def write(answer: Any) -> None:
-        sink.write(json.dumps(answer) + "\n")
-        sink.flush()
-
-    return write
-
-
-def _keep_state(stepper: Stepper, path: Path | None) -> None:
-    if path is not None:
-        files.write_bytes(path, stepper.stream.to_bytes())
-
-
-class _Interrupts:
-    """Ctrl-C while the stream waits for input ends it; while a chunk is computed it waits until that is answered."""
-
-    def __init__(self) -> None:
-        self._busy = self._seen = False
-
-    def __enter__(self) -> _Interrupts:
-        # Python lets the main thread alone say what a signal does.
-        self._here = threading.current_thread() is threading.main_thread()
-        if self._here:
-            self._before = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._here:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        # A second one strikes at once.
-        if self._seen or not self._busy:
-            raise KeyboardInterrupt
-        self._seen = True
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """What is done here is done to its end."""
-        self._busy = True
-        try:
-            yield
-        finally:
-            self._busy = False
-        if self._seen:
-            raise KeyboardInterrupt

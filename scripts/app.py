@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import math
 import secrets
 import sys
 import time
@@ -27,14 +28,16 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edgeseq.errors import EdgeseqError, InvalidState, StreamClosed, Unavailable, WrongUsage
+from edgeseq.errors import EdgeseqError, InputMismatch, InvalidState, StreamClosed, Unavailable, WrongUsage
 from edgeseq.runtime import Model
 
-# The first that fits: a closed stream is gone, a full pool is worth another try, what the client sent is its own fault.
-STATUS = {StreamClosed: 410, Unavailable: 503, WrongUsage: 400, InvalidState: 400}
+# The first that fits: a closed stream is gone, a full pool is worth another try, what the client sent is its own fault;
+# and a stream that has steps waiting, or a state that overflowed, is in no state for what was asked.
+STATUS = {StreamClosed: 410, Unavailable: 503, InputMismatch: 400, InvalidState: 400, WrongUsage: 409}
 
 
 class Service:
@@ -61,7 +64,9 @@ class Service:
         if self.pool is None:
             raise HTTPException(404, "no streaming file was given")
         name = secrets.token_urlsafe(16)
-        self.streams[name], self.used[name] = self.pool.open(), time.monotonic()
+        # A pool's states are locked while it computes: off the event loop, too.
+        self.streams[name] = await run_in_threadpool(self.pool.open)
+        self.used[name] = time.monotonic()
         return JSONResponse({"id": name}, status_code=201)
 
     async def step(self, request):
@@ -72,10 +77,12 @@ class Service:
         return JSONResponse({"answer": plain(await stream.afeed(content["steps"]))})
 
     async def read_state(self, request):
-        return Response(self.find(request).to_bytes(), media_type="application/octet-stream")
+        state = await run_in_threadpool(self.find(request).to_bytes)
+        return Response(state, media_type="application/octet-stream")
 
     async def write_state(self, request):
-        self.find(request).restore(await self.body(request))
+        stream = self.find(request)
+        await run_in_threadpool(stream.restore, await self.body(request))
         return Response(status_code=204)
 
     async def close(self, request):
@@ -104,7 +111,7 @@ class Service:
     async def read(self, request):
         try:
             content = json.loads(await self.body(request))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HTTPException(400, f"the body is not JSON ({error})") from error
         if not isinstance(content, dict):
             raise HTTPException(400, "the body must be a JSON object")
@@ -127,7 +134,7 @@ def plain(answers):
     values = answers.tolist() if hasattr(answers, "tolist") else answers
     if isinstance(values, list):
         return plain(values)
-    return None if isinstance(values, float) and values - values != 0 else values
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def told(status, kind, message):
@@ -141,6 +148,16 @@ async def on_http_error(_, error):
 async def on_error(_, error):
     status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
     return told(status, type(error).__name__, str(error))
+
+
+async def on_hang_up(*_):
+    # Nobody is there to read it.
+    return Response(status_code=400)
+
+
+async def on_fault(_, error):
+    # The server logs it.
+    return told(500, type(error).__name__, "a fault of the service, whose log tells more")
 
 
 def application(classifier, pool, **limits):
@@ -162,7 +179,7 @@ def application(classifier, pool, **limits):
         Route(stream, service.close, methods=["DELETE"]),
         Route("/statistics", service.statistics, methods=["GET"]),
     ]
-    handlers = {HTTPException: on_http_error, EdgeseqError: on_error}
+    handlers = {HTTPException: on_http_error, EdgeseqError: on_error, ClientDisconnect: on_hang_up, Exception: on_fault}
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
 
 

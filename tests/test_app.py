@@ -11,19 +11,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from edgeseq.runtime import Model
-from edgeseq.runtime.manifest import Manifest, StateSpec, TensorSpec
+from edgeseq.runtime.manifest import Manifest, TensorSpec
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 for package in ("starlette", "uvicorn"):
@@ -36,25 +36,8 @@ TEXT = {
 }  # fmt: skip
 
 
-def save(path: Path, nodes: list[Any], manifest: Manifest, weights: dict[str, Any]) -> Path:
-    def value(name: str, spec: Any) -> Any:
-        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)), spec.axes)
-
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [value(it.name, it) for it in manifest.inputs] + [value(it.input, it) for it in manifest.states],
-        [value(it.name, it) for it in manifest.outputs] + [value(it.output, it) for it in manifest.states],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, {"edgeseq": manifest.to_json()})
-    onnx.save(model, path)
-    return path
-
-
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def words(write_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ids of three words, times two."""
     manifest = Manifest(
         inputs=(TensorSpec(name="ids", dtype="int32", axes=("batch", 3)),),
@@ -64,33 +47,18 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
         preprocessing={"inputs": {"ids": TEXT}},
     )
     path = tmp_path_factory.mktemp("app") / "words.onnx"
-    return save(path, [helper.make_node("Add", ["ids", "ids"], ["y"])], manifest, {})
+    return write_model(path, [helper.make_node("Add", ["ids", "ids"], ["y"])], manifest)
 
 
 @pytest.fixture(scope="module")
-def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`y` (batch, time) sums up x so far."""
-    manifest = Manifest(
-        inputs=(TensorSpec(name="x", dtype="float32", axes=("batch", "time")),),
-        outputs=(TensorSpec(name="y", dtype="float32", axes=("batch", "time")),),
-        input_structure="x",
-        output_structure="y",
-        states=(StateSpec(input="state_in", output="state_out", dtype="float32", axes=("batch", 1)),),
-        model_hash="sums",
-    )
-    nodes = [
-        helper.make_node("CumSum", ["x", "one"], ["sums"]),
-        helper.make_node("Add", ["sums", "state_in"], ["y"]),
-        helper.make_node("Gather", ["y", "last"], ["state_out"], axis=1),
-    ]
-    path = tmp_path_factory.mktemp("app") / "sums.onnx"
-    return save(path, nodes, manifest, {"one": np.int64(1), "last": np.array([-1])})
+def sums(write_sums: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sums(tmp_path_factory.mktemp("app") / "sums.onnx")
 
 
 class Client:
     """Calls the service; each call is a connection of its own."""
 
-    def __init__(self, port: int, process: subprocess.Popen[bytes]):
+    def __init__(self, port: int, process: Any = None):
         self.port, self.process = port, process
 
     def __call__(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -114,14 +82,14 @@ class Client:
 
 
 @contextlib.contextmanager
-def served(*arguments: object) -> Iterator[Client]:
+def served(*arguments: object, stderr: Any = subprocess.PIPE) -> Iterator[Client]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, REPOSITORY / "scripts" / "app.py", *map(str, arguments), "--port", str(port)]
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, env=environment)
     try:
         for _ in range(600):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -132,6 +100,30 @@ def served(*arguments: object) -> Iterator[Client]:
     finally:
         process.kill()
         process.communicate()
+
+
+@contextlib.contextmanager
+def served_here(classifier: Any, pool: Any) -> Iterator[Client]:
+    """In a thread of this process, so that what it serves can be held up."""
+    import uvicorn
+
+    found = importlib.util.spec_from_file_location("app", REPOSITORY / "scripts" / "app.py")
+    assert found is not None
+    assert found.loader is not None
+    app = importlib.util.module_from_spec(found)
+    found.loader.exec_module(app)
+    service = app.application(classifier, pool, max_texts=3, max_bytes=2000, idle_seconds=60)
+    server = uvicorn.Server(uvicorn.Config(service, port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield Client(server.servers[0].sockets[0].getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +171,7 @@ def test_a_state_goes_to_another_stream_and_to_another_process(client: Client, s
     ("path", "body", "status", "kind", "said"),
     [
         ("/classify", b"{", 400, "HTTPException", "not JSON"),
+        ("/classify", b"[" * 1900, 400, "HTTPException", "not JSON (maximum recursion depth"),
         ("/classify", [1], 400, "HTTPException", "JSON object"),
         ("/classify", {"texts": [1]}, 400, "HTTPException", "one string or more"),
         ("/classify", {"texts": ["a"] * 4}, 413, "HTTPException", "at most 3 texts"),
@@ -203,6 +196,90 @@ def test_a_bad_step_harms_nothing(client: Client) -> None:
     assert client.step(name, 1) == [2]
     client("DELETE", f"/streams/{name}")
     assert client("POST", f"/streams/{name}/step", {"steps": [1]})[0] == 404
+
+
+def test_a_step_that_is_nested_too_deeply(client: Client) -> None:
+    name = client.open()
+    for depth in (70, 900):
+        status, content = client("POST", f"/streams/{name}/step", b'{"steps": ' + b"[" * depth + b"]" * depth + b"}")
+        assert status == 400
+        assert content["error"]["type"] in ("InputMismatch", "HTTPException")
+    client("DELETE", f"/streams/{name}")
+
+
+def test_a_state_that_is_too_long(client: Client) -> None:
+    name = client.open()
+    status, content = client("PUT", f"/streams/{name}/state", bytes(3000))
+    assert (status, content["error"]["message"]) == (413, "at most 2000 bytes at a time")
+    assert client.step(name, 1) == [1]
+    client("DELETE", f"/streams/{name}")
+
+
+def test_a_stream_that_ends_while_its_step_is_on_the_way_is_gone(client: Client) -> None:
+    name = client.open()
+    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", f"/streams/{name}/step")
+        connection.putheader("Content-Length", "14")
+        # Answered when the service asks for the body: the stream is found by then.
+        connection.putheader("Expect", "100-continue")
+        connection.endheaders()
+        assert connection.sock.recv(100).startswith(b"HTTP/1.1 100")
+        assert client("DELETE", f"/streams/{name}")[0] == 204
+        connection.send(b'{"steps": [1]}')
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["error"]["type"]) == (410, "StreamClosed")
+
+
+def test_a_full_queue_and_a_state_while_steps_wait(sums: Path) -> None:
+    # A run waits for a chunk of each open stream, and the queue holds one.
+    with Model(sums).pool(max_wait_ms=60_000, max_queue=1) as pool, served_here(None, pool) as client:
+        first, second = client.open(), client.open()
+        state = client("GET", f"/streams/{first}/state")[1]
+        assert client("PUT", f"/streams/{first}/state", b"none")[0] == 400
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(client.step, first, 1)
+            while client("GET", "/statistics")[1]["queued"] == 0:
+                time.sleep(0.01)
+            for method, body in (("PUT", state), ("GET", None)):
+                status, content = client(method, f"/streams/{first}/state", body)
+                assert (status, content["error"]["type"]) == (409, "WrongUsage")
+                assert "has chunks in the queue" in content["error"]["message"]
+            status, content = client("POST", f"/streams/{second}/step", {"steps": [1]})
+            assert (status, content["error"]["type"]) == (503, "PoolFull")
+            client("DELETE", f"/streams/{second}")
+            assert waiting.result(30) == [1]
+
+
+def test_others_are_served_while_the_pool_computes(sums: Path) -> None:
+    with Model(sums).pool() as pool, served_here(None, pool) as client:
+        name = client.open()
+        state = client("GET", f"/streams/{name}/state")[1]
+        with ThreadPoolExecutor(3) as threads:
+            # As in a run.
+            with pool._engine.lock:
+                waiting = [
+                    threads.submit(client, *request)
+                    for request in (
+                        ("POST", "/streams"),
+                        ("GET", f"/streams/{name}/state"),
+                        ("PUT", f"/streams/{name}/state", state),
+                    )
+                ]
+                time.sleep(0.2)
+                assert client("POST", "/classify", {"texts": ["a"]})[0] == 404
+                assert not any(request.done() for request in waiting)
+            assert [request.result(30)[0] for request in waiting] == [201, 200, 204]
+
+
+def test_a_fault_of_the_service_is_json_too() -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("secret")
+
+    with served_here(broken, None) as client:
+        status, content = client("POST", "/classify", {"texts": ["a"]})
+    assert (status, content["error"]["type"]) == (500, "RuntimeError")
+    assert "secret" not in content["error"]["message"]
 
 
 def test_a_full_pool_says_so_and_has_room_again(client: Client) -> None:
@@ -230,6 +307,22 @@ def test_silent_clients_lose_their_streams_and_a_signal_ends_it(sums: Path) -> N
         assert (out, err) == (b"", b"")
 
 
+def test_a_client_that_hangs_up_leaves_no_trace(sums: Path) -> None:
+    with served("--stream", sums) as client:
+        name = client.open()
+        with socket.create_connection(("127.0.0.1", client.port), timeout=30) as connection:
+            head = (
+                f"POST /streams/{name}/step HTTP/1.1\r\nHost: a\r\nContent-Length: 14\r\nExpect: 100-continue\r\n\r\n"
+            )
+            connection.sendall(head.encode())
+            # It waits for the body from here on.
+            assert connection.recv(100).startswith(b"HTTP/1.1 100")
+            connection.sendall(b'{"steps"')
+        assert client.step(name, 1) == [1]
+        client.process.send_signal(signal.SIGTERM)
+        assert client.process.communicate(timeout=30) == (b"", b"")
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "scripts" / "app.py")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
@@ -239,7 +332,21 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "scripts/demo makes it" in ran.stderr
 
 
-def test_it_imports_the_runtime_alone() -> None:
-    source = (REPOSITORY / "scripts" / "app.py").read_text(encoding="utf-8")
-    rooms = {line.split()[1] for line in source.splitlines() if line.startswith(("from edgeseq", "import edgeseq"))}
-    assert rooms == {"edgeseq.errors", "edgeseq.runtime"}
+def test_it_imports_the_runtime_alone(words: Path, sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it does: Python tells of every module that the serving process imports."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    with (tmp_path / "imported").open("wb") as stderr, served(words, "--stream", sums, stderr=stderr) as client:
+        assert client("POST", "/classify", {"texts": ["good"]})[0] == 200
+        name = client.open()
+        assert client.step(name, 1) == [1]
+        state = client("GET", f"/streams/{name}/state")[1]
+        assert client("PUT", f"/streams/{name}/state", state)[0] == 204
+        assert client("DELETE", f"/streams/{name}")[0] == 204
+        assert client("GET", "/statistics")[0] == 200
+        client.process.send_signal(signal.SIGTERM)
+        client.process.wait(30)
+    told = (tmp_path / "imported").read_text(encoding="utf-8").splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in told if line.startswith("import time:")}
+    rooms = {name.split(".")[1] for name in imported if name.startswith("edgeseq.")}
+    assert rooms == {"errors", "files", "runtime"}
+    assert not {name.partition(".")[0] for name in imported} & {"onnx", "tensorflow", "keras", "typer"}

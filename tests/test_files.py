@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +100,9 @@ def test_outputs_are_checked_before_the_work(tmp_path):
         files.check_output(tmp_path, overwrite=True)
     with pytest.raises(errors.WrongUsage, match="does not exist"):
         files.check_output(tmp_path / "nowhere" / "file")
+    if Path("/proc").is_dir():
+        with pytest.raises(errors.WrongUsage, match="cannot write to the folder"):
+            files.check_output("/proc/file")
 
 
 def test_errors_are_also_what_python_calls_them(tmp_path):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from edgeseq.errors import InputMismatch, InvalidFile, OutputExists, WrongUsage
 from edgeseq.running import run_file
@@ -32,26 +32,7 @@ TEXT = {
 }
 
 
-def write(path: Path, nodes: list[Any], manifest: Manifest, weights: dict[str, np.ndarray] | None = None) -> Path:
-    """A file of `nodes`; its inputs and outputs are those of the manifest, states behind them."""
-
-    def value(name: str, dtype: str, axes: Any) -> Any:
-        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), list(axes))
-
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [value(t.name, t.dtype, t.axes) for t in manifest.inputs]
-        + [value(s.input, s.dtype, s.axes) for s in manifest.states],
-        [value(t.name, t.dtype, t.axes) for t in manifest.outputs]
-        + [value(s.output, s.dtype, s.axes) for s in manifest.states],
-        [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    helper.set_model_props(model, {"edgeseq": manifest.to_json()})
-    onnx.save(model, path)
-    return path
+Write = Callable[..., Path]
 
 
 def spec(name: str, *axes: str | int, dtype: str = "float32") -> TensorSpec:
@@ -59,7 +40,7 @@ def spec(name: str, *axes: str | int, dtype: str = "float32") -> TensorSpec:
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> Path:
+def words(write_model: Write, tmp_path: Path) -> Path:
     """Ids int32 (batch, 3) to themselves times two, with text preprocessing."""
     manifest = Manifest(
         inputs=(spec("ids", "batch", 3, dtype="int32"),),
@@ -68,11 +49,11 @@ def words(tmp_path: Path) -> Path:
         output_structure="y",
         preprocessing={"inputs": {"ids": TEXT}},
     )
-    return write(tmp_path / "words.onnx", [helper.make_node("Add", ["ids", "ids"], ["y"])], manifest)
+    return write_model(tmp_path / "words.onnx", [helper.make_node("Add", ["ids", "ids"], ["y"])], manifest)
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Path:
+def two(write_model: Write, tmp_path: Path) -> Path:
     """a + b, and a - b, each (batch, 2)."""
     manifest = Manifest(
         inputs=(spec("a", "batch", 2), spec("b", "batch", 2)),
@@ -81,11 +62,11 @@ def two(tmp_path: Path) -> Path:
         output_structure={"tuple": ["sum", "file"]},
     )
     nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["file"])]
-    return write(tmp_path / "two.onnx", nodes, manifest)
+    return write_model(tmp_path / "two.onnx", nodes, manifest)
 
 
 @pytest.fixture
-def running_sum(tmp_path: Path) -> Path:
+def running_sum(write_model: Write, tmp_path: Path) -> Path:
     """A stream: `y` (batch, time) sums up x so far, `total` (batch, 1) all of it; the state carries the sum."""
     manifest = Manifest(
         inputs=(spec("x", "batch", "time"),),
@@ -100,8 +81,7 @@ def running_sum(tmp_path: Path) -> Path:
         helper.make_node("Gather", ["y", "last"], ["total"], axis=1),
         helper.make_node("Identity", ["total"], ["state_out"]),
     ]
-    weights = {"one": np.int64(1), "last": np.int64([-1])}
-    return write(tmp_path / "sum.onnx", nodes, manifest, {name: np.asarray(value) for name, value in weights.items()})
+    return write_model(tmp_path / "sum.onnx", nodes, manifest, {"one": np.int64(1), "last": np.int64([-1])})
 
 
 def values(report: Any) -> dict[str, Any]:
@@ -182,7 +162,7 @@ def test_a_stream_needs_states_and_arrays(words: Path, running_sum: Path, tmp_pa
         run_file(running_sum, tmp_path / "flat.npy", stream=True)
 
 
-def weighted(path: Path, time: str | int, order: str) -> Path:
+def weighted(write_model: Write, path: Path, time: str | int, order: str) -> Path:
     """A stream with static inputs: x (batch, time, 2) @ w (batch, 2, 2) * scale (batch, 2) -> y; w -> seen."""
     batch: str | int = "batch" if isinstance(time, str) else 1
     inputs = {"w": spec("w", batch, 2, 2), "x": spec("x", batch, time, 2), "scale": spec("scale", batch, 2)}
@@ -200,7 +180,7 @@ def weighted(path: Path, time: str | int, order: str) -> Path:
         helper.make_node("Identity", ["w"], ["seen"]),
         helper.make_node("Identity", ["state_in"], ["state_out"]),
     ]
-    return write(path, nodes, manifest, {"one": np.int64([1])})
+    return write_model(path, nodes, manifest, {"one": np.int64([1])})
 
 
 @pytest.mark.parametrize(
@@ -212,8 +192,10 @@ def weighted(path: Path, time: str | int, order: str) -> Path:
         (3, "scale x w", 2),
     ],
 )
-def test_static_inputs_beside_a_sequence_are_not_cut(tmp_path: Path, time: str | int, order: str, calls: int) -> None:
-    model = weighted(tmp_path / "m.onnx", time, order)
+def test_static_inputs_beside_a_sequence_are_not_cut(
+    write_model: Write, tmp_path: Path, time: str | int, order: str, calls: int
+) -> None:
+    model = weighted(write_model, tmp_path / "m.onnx", time, order)
     arrays = {"w": np.float32([[[1, 2], [3, 4]]]), "x": np.ones((1, 6, 2), np.float32), "scale": np.float32([[1, 10]])}
     np.savez(tmp_path / "in.npz", **arrays)
     report = run_file(model, tmp_path / "in.npz", stream=True)
@@ -223,7 +205,7 @@ def test_static_inputs_beside_a_sequence_are_not_cut(tmp_path: Path, time: str |
     assert np.shape(values(report)["seen"]) == (1, calls, 2, 2)
 
 
-def test_sequences_of_a_stream_are_equally_long(tmp_path: Path) -> None:
+def test_sequences_of_a_stream_are_equally_long(write_model: Write, tmp_path: Path) -> None:
     manifest = Manifest(
         inputs=(spec("a", "batch", "time", 1), spec("b", "batch", "time_2", 1)),
         outputs=(spec("y", "batch", "time", 1),),
@@ -232,7 +214,7 @@ def test_sequences_of_a_stream_are_equally_long(tmp_path: Path) -> None:
         states=(StateSpec(input="state_in", output="state_out", dtype="float32", axes=("batch", 1)),),
     )
     nodes = [helper.make_node("Add", ["a", "b"], ["y"]), helper.make_node("Identity", ["state_in"], ["state_out"])]
-    model = write(tmp_path / "m.onnx", nodes, manifest)
+    model = write_model(tmp_path / "m.onnx", nodes, manifest)
     np.savez(tmp_path / "in.npz", a=np.ones((1, 4, 1)), b=np.ones((1, 5, 1)))
     with pytest.raises(InputMismatch, match=r"equally long; got \{'a': 4, 'b': 5\} time steps"):
         run_file(model, tmp_path / "in.npz", stream=True)
@@ -240,19 +222,19 @@ def test_sequences_of_a_stream_are_equally_long(tmp_path: Path) -> None:
     assert values(run_file(model, tmp_path / "in.npz", stream=True, chunk=3))["y"] == [[[2]] * 4]
 
 
-def test_rows_of_a_foreign_file_are_cut_only_where_one_axis_counts_them(tmp_path: Path) -> None:
+def test_rows_of_a_foreign_file_are_cut_only_where_one_axis_counts_them(write_model: Write, tmp_path: Path) -> None:
     for first, second, calls in (("N", "N", 3), ("batch", "batch_2", 1), (10, 10, 1)):
         manifest = Manifest(
             inputs=(spec("a", first, 2),), outputs=(spec("y", second, 2),), input_structure="a", output_structure="y"
         )
-        model = write(tmp_path / "m.onnx", [helper.make_node("Neg", ["a"], ["y"])], manifest)
+        model = write_model(tmp_path / "m.onnx", [helper.make_node("Neg", ["a"], ["y"])], manifest)
         np.save(tmp_path / "a.npy", np.ones((10, 2), np.float32))
         report = run_file(model, tmp_path / "a.npy", batch=4)
         assert (report.calls, values(report)["y"]) == (calls, [[-1, -1]] * 10)
 
 
 @pytest.fixture
-def film(tmp_path: Path) -> Path:
+def film(write_model: Write, tmp_path: Path) -> Path:
     """Frames to themselves, float32 (batch, time, 4, 4, 1); pixels from 0 to 255 in raw units."""
     axes = ("batch", "time", 4, 4, 1)
     pixels = {"kind": "scale", "offset": [0.0], "scale": [255.0]}
@@ -263,7 +245,7 @@ def film(tmp_path: Path) -> Path:
         output_structure="y",
         preprocessing={"inputs": {"x": pixels}, "outputs": {"y": pixels}},
     )
-    return write(tmp_path / "film.onnx", [helper.make_node("Identity", ["x"], ["y"])], manifest)
+    return write_model(tmp_path / "film.onnx", [helper.make_node("Identity", ["x"], ["y"])], manifest)
 
 
 def test_frames_become_pictures(film: Path, tmp_path: Path) -> None:
@@ -306,6 +288,7 @@ def test_outputs_are_checked_before_anything_runs(words: Path, tmp_path: Path) -
         ("x.txt", b"\xff\xfe", "not text in UTF-8"),
         ("x.txt", b"", "no text"),
         ("x.jsonl", b"[1, 2, 3]\n[1,", "line 2 is not JSON"),
+        ("x.jsonl", b"[1, 2, 3]\n" + b"[" * 100_000, "line 2 is not JSON"),
         ("x.jsonl", b'{"a": 1}\n{"b": 1}', "line 2 is no object with the keys of line 1"),
     ],
 )

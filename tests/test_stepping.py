@@ -2,78 +2,44 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from edgeseq.errors import InputMismatch, InvalidFile, InvalidState, MissingInput, OutputExists, WrongUsage
 from edgeseq.running import run_file
-from edgeseq.runtime.manifest import Manifest, StateSpec, TensorSpec
+from edgeseq.runtime.manifest import Manifest, RecurrentLayer, StateSpec, TensorSpec
 from edgeseq.stepping import step_file
+
+Write = Callable[..., Path]
 
 
 def spec(name: str, *axes: str | int, dtype: str = "float32") -> TensorSpec:
     return TensorSpec(name=name, dtype=dtype, axes=axes)
 
 
-def write(path: Path, nodes: list[Any], manifest: Manifest) -> Path:
-    def value(name: str, dtype: str, axes: Any) -> Any:
-        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), list(axes))
-
-    weights = {"one": np.int64(1), "axes": np.array([1]), "last": np.array([-1])}
-    graph = helper.make_graph(
-        nodes,
-        "graph",
-        [value(t.name, t.dtype, t.axes) for t in manifest.inputs]
-        + [value(s.input, s.dtype, s.axes) for s in manifest.states],
-        [value(t.name, t.dtype, t.axes) for t in manifest.outputs]
-        + [value(s.output, s.dtype, s.axes) for s in manifest.states],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, {"edgeseq": manifest.to_json()})
-    onnx.save(model, path)
-    return path
-
-
-STATE = (StateSpec(input="state_in", output="state_out", dtype="float32", axes=("batch", 1, 2)),)
-SUMS = [
-    helper.make_node("CumSum", ["x", "one"], ["sums"]),
-    helper.make_node("Add", ["sums", "state_in"], ["y"]),
-    helper.make_node("Gather", ["y", "last"], ["state_out"], axis=1),
-]
+@pytest.fixture
+def sums(write_sums: Write, tmp_path: Path) -> Path:
+    return write_sums(tmp_path / "sums.onnx", 2)
 
 
 @pytest.fixture
-def sums(tmp_path: Path) -> Path:
-    """`y` (batch, time, 2) sums up x (batch, time, 2) over time."""
-    manifest = Manifest(
-        inputs=(spec("x", "batch", "time", 2),),
-        outputs=(spec("y", "batch", "time", 2),),
-        input_structure="x",
-        output_structure="y",
-        states=STATE,
-        model_hash="sums",
-    )
-    return write(tmp_path / "sums.onnx", SUMS, manifest)
-
-
-@pytest.fixture
-def pairs(tmp_path: Path) -> Path:
+def pairs(write_model: Write, tmp_path: Path) -> Path:
     """As `sums`, of x + w with w (batch, 2) that has no time axis; and `last` (batch, 1, 2), which has none either."""
     manifest = Manifest(
         inputs=(spec("x", "batch", "time", 2), spec("w", "batch", 2)),
         outputs=(spec("y", "batch", "time", 2), spec("last_sum", "batch", 2)),
         input_structure=["x", "w"],
         output_structure={"tuple": ["y", "last_sum"]},
-        states=STATE,
+        states=(StateSpec(input="state_in", output="state_out", dtype="float32", axes=("batch", 1, 2)),),
         chunk_multiple=2,
     )
     nodes = [
@@ -84,7 +50,8 @@ def pairs(tmp_path: Path) -> Path:
         helper.make_node("Gather", ["y", "last"], ["state_out"], axis=1),
         helper.make_node("Squeeze", ["state_out", "axes"], ["last_sum"]),
     ]
-    return write(tmp_path / "pairs.onnx", nodes, manifest)
+    weights = {"one": np.int64(1), "axes": np.int64([1]), "last": np.int64([-1])}
+    return write_model(tmp_path / "pairs.onnx", nodes, manifest, weights)
 
 
 def lines(path: Path, *texts: str) -> Path:
@@ -141,10 +108,13 @@ def test_chunks_are_of_the_multiple_that_the_file_takes(pairs: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("line", "error", "said"),
     [
+        (f"[1, {10**400}]", InputMismatch, "line 2 of .*: input 'x' takes float32 .*; got an integer of more than 64"),
         ("[1, 2", InvalidFile, "line 2 is not JSON"),
         ("[1, 2, 3]", InputMismatch, "line 2 of .*: input 'x' has the shape"),
         ("5", InputMismatch, r"line 2 of .*: input 'x' takes \(time, 2\), or \(2\) for a single step; got a number"),
         ("[[1, 2], [3]]", InputMismatch, "line 2 of .*unequal lengths"),
+        ("[" * 70 + "]" * 70, InputMismatch, "line 2 of .*is no array, .*dimension"),
+        ("[" * 100_000, InvalidFile, "line 2 is not JSON .*recursion"),
         ("[null, 1]", InputMismatch, "line 2 of .*: input 'x' takes float32"),
         ('{"z": [1, 2]}', InputMismatch, "line 2 of .*'?x"),
         ("\udcff".encode("utf-8", "surrogateescape").decode("latin-1"), InvalidFile, "line 2 is not JSON"),
@@ -171,6 +141,94 @@ def test_a_state_goes_from_lines_to_arrays_and_back(sums: Path, tmp_path: Path) 
     report = run_file(sums, tmp_path / "x.npy", stream=True, state_in=kept, state_out=kept, overwrite=True)
     assert report.outputs[0].values == [[[2, 2], [3, 3], [4, 4]]]
     assert step_file(sums, tmp_path / "in.jsonl", state_in=kept).answers == ([5, 5],)
+
+
+def test_one_file_is_not_for_answers_and_the_state(sums: Path, tmp_path: Path) -> None:
+    source, out = lines(tmp_path / "in.jsonl", "[1, 1]"), tmp_path / "out.jsonl"
+    np.save(tmp_path / "x.npy", np.ones((1, 3, 2), np.float32))
+    (tmp_path / "link").symlink_to(out)
+    for before in (None, "mine"):
+        if before is not None:
+            out.write_text(before)
+        for state in (out, tmp_path / "link"):
+            with pytest.raises(WrongUsage, match=r"would take the place of the outputs in .*out\.jsonl"):
+                step_file(sums, source, out, state_out=state, overwrite=True)
+            assert (out.read_text() if out.exists() else None) == before
+    with pytest.raises(WrongUsage, match="would take the place of the outputs"):
+        run_file(sums, tmp_path / "x.npy", tmp_path / "y.npy", stream=True, state_out=tmp_path / "y.npy")
+
+
+def test_a_state_is_kept_where_the_first_chunk_fails(
+    sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = lines(tmp_path / "in.jsonl", "[1, 1]"), lines(tmp_path / "bad.jsonl", "[1]")
+    step_file(sums, good, state_out=tmp_path / "state")
+    with pytest.raises(InputMismatch, match="line 1") as caught:
+        step_file(sums, bad, state_in=tmp_path / "state", state_out=tmp_path / "same")
+    told = f"chunks answered: 0 (steps: 0); the state after them is in {tmp_path / 'same'}"
+    assert caught.value.__notes__ == [told]
+    assert (tmp_path / "same").read_bytes() == (tmp_path / "state").read_bytes()
+    with pytest.raises(InputMismatch):
+        step_file(sums, bad, state_out=tmp_path / "first")
+    assert step_file(sums, good, state_in=tmp_path / "first").answers == ([1, 1],)
+
+    class Waiting(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, _: Any) -> int:
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("Ctrl-C while the stream waits ends it")
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(Waiting())))
+    report = step_file(sums, "-", state_in=tmp_path / "state", state_out=tmp_path / "interrupted")
+    assert (report.interrupted_by, report.answers) == ("SIGINT", ())
+    assert (tmp_path / "interrupted").read_bytes() == (tmp_path / "state").read_bytes()
+
+
+def test_a_state_whose_size_no_chunk_has_told_yet(write_model: Write, tmp_path: Path) -> None:
+    axes: tuple[str | int, ...] = ("batch", "time", "height")
+    manifest = Manifest(
+        inputs=(spec("x", *axes),),
+        outputs=(spec("y", *axes),),
+        input_structure="x",
+        output_structure="y",
+        states=(StateSpec(input="state_in", output="state_out", dtype="float32", axes=("batch", 1, "height")),),
+    )
+    nodes = [helper.make_node("Add", ["x", "state_in"], ["y"]), helper.make_node("Neg", ["state_in"], ["state_out"])]
+    model = write_model(tmp_path / "m.onnx", nodes, manifest)
+    with pytest.raises(InputMismatch) as caught:
+        step_file(model, lines(tmp_path / "in.jsonl", "1"), state_out=tmp_path / "state")
+    [note] = caught.value.__notes__
+    assert note.startswith("chunks answered: 0 (steps: 0); no state is kept: the states' size (height) is known only")
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_state_is_that_after_the_last_answer_that_was_written(sums: Path, tmp_path: Path) -> None:
+    written: list[str] = []
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            if written:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written.append(text)
+            return len(text)
+
+    source = lines(tmp_path / "in.jsonl", "[1, 1]", "[2, 2]", "[3, 3]")
+    with pytest.raises(OSError, match="No space") as caught:
+        step_file(sums, source, lines=Full(), state_out=tmp_path / "state")
+    assert caught.value.__notes__ == [f"chunks answered: 1 (steps: 1); the state after them is in {tmp_path / 'state'}"]
+    rest = lines(tmp_path / "rest.jsonl", "[2, 2]", "[3, 3]")
+    assert step_file(sums, rest, state_in=tmp_path / "state").answers == ([3, 3], [6, 6])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_tells_how_far_the_stream_came(sums: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").symlink_to("/dev/full")
+    source = lines(tmp_path / "in.jsonl", "[1, 1]", "[1, 1]")
+    with pytest.raises(OSError, match="No space") as caught:
+        step_file(sums, source, tmp_path / "out.jsonl", overwrite=True)
+    assert caught.value.__notes__ == ["chunks answered: 0 (steps: 0)"]
 
 
 def test_states_that_cannot_be_had_or_kept(sums: Path, tmp_path: Path) -> None:
@@ -214,21 +272,56 @@ def test_frames_that_end_too_early_or_cannot_be(sums: Path, pairs: Path, tmp_pat
         step_file(pairs, tmp_path / "x.raw", frames="float32")
 
 
-def test_an_interrupt_never_falls_between_a_chunk_and_its_answer(sums: Path, tmp_path: Path) -> None:
+def test_a_wrong_call_leaves_an_output_that_is_there(sums: Path, pairs: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "x.raw", tmp_path / "out.jsonl"
+    source.write_bytes(np.ones(4, "<f4").tobytes())
+    out.write_text("mine")
+    for model, options, said in ((sums, {"chunk": 0}, "at least 1, got 0"), (pairs, {}, "of one input")):
+        with pytest.raises(WrongUsage, match=said):
+            step_file(model, source, out, frames="float32", overwrite=True, **options)
+    assert out.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("time", "changes", "chunks"), [(3, {}, 2), ("time", {"chunk_multiple": 2}, 3), ("time", {}, 6)]
+)
+def test_chunks_are_of_the_fewest_steps_that_the_file_takes(
+    write_sums: Write, tmp_path: Path, time: str | int, changes: dict[str, Any], chunks: int
+) -> None:
+    model = write_sums(tmp_path / "m.onnx", 2, time=time, **changes)
+    x = np.ones((1, 6, 2), "<f4")
+    (tmp_path / "x.raw").write_bytes(x.tobytes())
+    np.save(tmp_path / "x.npy", x)
+    assert step_file(model, tmp_path / "x.raw", frames="float32").chunks == chunks
+    assert run_file(model, tmp_path / "x.npy", stream=True).calls == chunks
+
+
+def test_a_state_that_overflowed_is_not_kept(write_sums: Write, tmp_path: Path) -> None:
+    fused = RecurrentLayer(name="lstm", layer_type="LSTM", strategy="fused", op_types=("LSTM",))
+    model = write_sums(tmp_path / "m.onnx", recurrent=(fused,))
+    with pytest.raises(WrongUsage, match="overflowed"):
+        step_file(model, lines(tmp_path / "in.jsonl", "3e38", "3e38"), state_out=tmp_path / "state")
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_never_falls_between_a_chunk_and_its_answer(
+    sums: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     written: list[str] = []
 
     class Sink(io.StringIO):
         def write(self, text: str) -> int:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
             written.append(text)
             return len(text)
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     source = lines(tmp_path / "in.jsonl", "[1, 1]", "[1, 1]")
-    with pytest.raises(KeyboardInterrupt, match=r"chunks answered: 1 \(steps: 1\); the state"):
-        step_file(sums, source, lines=Sink(), state_out=tmp_path / "state")
+    report = step_file(sums, source, lines=Sink(), state_out=tmp_path / "state")
+    assert (report.interrupted_by, report.chunks, report.steps) == (number.name, 1, 1)
     assert [json.loads(text) for text in written] == [[1, 1]]
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     assert step_file(sums, source, state_in=tmp_path / "state").answers == ([2, 2], [3, 3])
 
 

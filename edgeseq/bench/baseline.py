@@ -129,18 +129,20 @@ def _row(
         rounds = min(len(now.round_p50_ns), len(then.round_p50_ns))
         return row("not comparable", f"{rounds} rounds are too few for an interval; 6 are needed")
     said = f"{ratio.value:.3f} x the baseline's time, {_between(ratio.interval)}"
-    if now.file_sha256 is not None and now.file_sha256 == then.file_sha256:
-        said += ", by the same file"
+    if now.file_sha256 is not None and then.file_sha256 is not None:
+        said += ", by the same file" if now.file_sha256 == then.file_sha256 else "; the file has changed since"
     slower, faster = _is_slower(ratio.interval, margin), _is_faster(ratio.interval, margin)
     if (slower or faster) and probes is not None:
         against = _in_probes(now, then, probes)
         if against is not None and against.interval is not None:
             said += f"; {against.value:.3f} x in units of the machine's own speed, {_between(against.interval)}"
             least = margin * _IN_PROBES
-            confirmed = _is_slower(against.interval, least) if slower else _is_faster(against.interval, least)
-            if not confirmed:
-                change = "slower" if slower else "faster"
-                return row("no difference", f"{said}: it is the machine that was {change} now", ratio=ratio)
+            is_changed, change = (_is_slower, "slower") if slower else (_is_faster, "faster")
+            if not is_changed(against.interval, least):
+                why = f"it is the machine that was {change} now"
+                if is_changed(against.interval, 0):
+                    why = f"it is {change} also beyond what the machine was, but not certainly by {least:.1%}"
+                return row("no difference", f"{said}: {why}", ratio=ratio)
     if slower:
         return row("slower", said, ratio=ratio, regression=True)
     if faster:
@@ -154,6 +156,9 @@ def _conditions(result: BenchmarkResult) -> Mapping[str, Any]:
     lengths = result.lengths
     return conditions | {
         "the file of lengths": "none" if lengths is None else f"{lengths.source} {lengths.sha256[:8]}",
+        "what was fed of it": "none"
+        if lengths is None
+        else f"{lengths.shortest} to {lengths.longest} steps, median {lengths.median}",
         # As how rows are put together decides it: padding is work, too. A percent of it is below what counts as change.
         "the share of valid steps": "none" if lengths is None else f"{lengths.density:.0%}",
     }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeseq.bench.answers import flatten
 from edgeseq.errors import InputMismatch, InvalidFile, MissingInput, WrongUsage
 from edgeseq.files import StrPath
 from edgeseq.runtime.golden import find_golden, read_golden
@@ -52,9 +53,7 @@ def find_inputs(
 
     Raises WrongUsage when the file fixes another batch or length, InvalidFile when the golden samples are damaged.
     """
-    for name, value in (("batch", batch), ("time_steps", time_steps)):
-        if value is not None and value < 1:
-            raise WrongUsage(f"{name} must be at least 1, not {value}")
+    check_counts(batch=batch, time_steps=time_steps)
     specs = manifest.inputs
     _check_fixed(specs, batch, time_steps)
     golden = _golden(model, manifest)
@@ -88,6 +87,21 @@ def given_inputs(values: Mapping[str, Any], manifest: Manifest) -> Inputs:
             raise InputMismatch(f"input '{spec.name}' has the axes {spec.axes}; got the shape {shape}", spec.name)
     batches = [arrays[spec.name].shape[axis] for spec in manifest.inputs if (axis := spec.batch_axis) is not None]
     return _inputs(arrays, manifest.inputs, "given", batches[0] if batches else 1)
+
+
+def check_counts(**values: int | None) -> None:
+    """Raise WrongUsage for one that is neither None nor a whole number of at least 1, by its name."""
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise WrongUsage(f"{name} must be at least 1, a whole number, not {value!r}")
+
+
+def rows_of(inputs: Any) -> int:
+    """How many rows given inputs have, however they are nested. Raises InputMismatch where there is no array."""
+    arrays = flatten(inputs)
+    if not arrays:
+        raise InputMismatch(f"inputs are an array, or lists or dicts of arrays; got {inputs!r}")
+    return len(arrays[0]) if arrays[0].ndim else 1
 
 
 def _inputs(arrays: Arrays, specs: Sequence[TensorSpec], source: str, batch: int) -> Inputs:

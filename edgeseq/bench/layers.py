@@ -31,6 +31,9 @@ from edgeseq.runtime.placement import KERNEL_TIME, layer_of
 
 _RUN = "model_run"
 _WARM_UP_CALLS = 3
+PROFILED = "Means over profiled calls, which are slower than timed ones: the shares are what to read."
+"""What belongs to every table and picture of layers."""
+
 _LEAST_SECONDS, _MOST_CALLS = 0.1, 500
 
 OUTSIDE = "outside of nodes"

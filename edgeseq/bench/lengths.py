@@ -1,8 +1,10 @@
 """Lengths of real sequences: a file of them, or of the sequences themselves, becomes the inputs to measure with.
 
 Only the lengths are taken from the file; what is in the steps is made. The inputs are a cycle of some 32, which calls
-go through in turn, so that one cycle has the lengths' distribution: its rows are the distribution's quantiles, evenly
-spaced, in an order drawn from the seed. As an application would, each input is as long as its longest row where the
+go through in turn, so that one cycle has the lengths' distribution: the lengths in ascending order are cut into as many
+equal parts as the cycle has rows, and each row is as long as its part is on average, in an order drawn from the seed.
+So the mean is the file's, however rare its longest are; the longest itself is fed only where it fills a part, and else
+it is told that it was not. As an application would, each input is as long as its longest row where the
 time axis is free, and the rest of the other rows is padding: the mask's value where the file has one, else the id that
 its preprocessing pads with, else 0. A file without a mask computes the padding like any other step.
 """
@@ -31,6 +33,9 @@ from edgeseq.runtime.preprocessing import Preprocessing
 CYCLE = 32
 """Most inputs of a cycle."""
 
+_LENGTHS = "lengths"
+"""Name of the array that has them, among others."""
+
 _FORMS = ".txt, .csv, .npy, .npz, .jsonl or .jsonl.gz"
 
 Lengths = npt.NDArray[np.int64]
@@ -55,6 +60,14 @@ class LengthFacts:
     """The longest fed."""
     inputs: int
     """How many inputs one cycle has; calls go through them in turn."""
+    mean: float | None = None
+    """The mean of those fed; None, as the three below, in results of before edgeseq told."""
+    file_shortest: int | None = None
+    """The shortest in the file."""
+    file_mean: float | None = None
+    """The mean of those in the file."""
+    file_longest: int | None = None
+    """The longest in the file; longer than `longest` where it is too rare for a row of its own, or the model cuts."""
     density: float
     """Valid steps / all steps of the arrays fed, padding included, over the cycle: 1 where nothing is padded."""
 
@@ -92,9 +105,9 @@ def read_lengths(path: StrPath, manifest: Manifest) -> FileLengths:
     """The lengths in a file, as the model that `manifest` describes sees them.
 
     - ``.txt``, ``.csv``: a whole number a line; the first line may be a header.
-    - ``.npy``, ``.npz``: whole numbers with one axis; else sequences as the model takes them (an input's array alone,
-      or arrays by input name). Their valid steps are counted by the model's mask; without one, zeros in all features
-      before the first step and after the last are no steps.
+    - ``.npy``, ``.npz``: whole numbers with one axis; else sequences as the model takes them. Of several arrays, the
+      one called ``lengths``, or the sequences of the input by its name. Valid steps of sequences are counted by the
+      model's mask; without one, zeros in all features before the first step and after the last are no steps.
     - ``.jsonl``, ``.jsonl.gz``: an object a line, whose ``text`` goes through the model's own preprocessing.
 
     Raises MissingInput, InvalidFile where the file does not hold that, and WrongUsage for another suffix, a model
@@ -137,7 +150,7 @@ def length_inputs(
     lengths = np.minimum(found.lengths, fixed) if isinstance(fixed, int) else found.lengths
     count = 1 if lengths.min() == lengths.max() else min(most, len(lengths))
     random = np.random.default_rng(seed)
-    rows = _quantiles(lengths, count * batch)
+    rows = _means_of_parts(lengths, count * batch)
     if not sort_rows:
         random.shuffle(rows)
     batches = random.permutation(rows.reshape(count, batch), axis=0)
@@ -154,17 +167,26 @@ def length_inputs(
         shortest=int(rows.min()),
         median=int(statistics.median_low(rows.tolist())),
         longest=int(rows.max()),
+        mean=float(rows.mean()),
+        file_shortest=int(found.lengths.min()),
+        file_mean=float(found.lengths.mean()),
+        file_longest=int(found.lengths.max()),
         inputs=count,
         density=float(rows.sum()) / sum(batch * (it.time_steps or 0) for it in inputs),
     )
     return Cycle(inputs=tuple(inputs), lengths=facts)
 
 
-def _quantiles(lengths: Lengths, count: int) -> Lengths:
-    """`count` of the lengths: the middles of as many equal parts of their distribution, ascending."""
+def _means_of_parts(lengths: Lengths, count: int) -> Lengths:
+    """The means of `count` equal parts of the lengths in ascending order, a length at a border shared by its parts.
+
+    Their sum up to each part is rounded, not they themselves, so that errors do not add up; in whole numbers alone.
+    """
     ordered = np.sort(lengths)
-    places = (np.arange(count) + 0.5) / count * len(ordered)
-    return ordered[places.astype(np.int64)]
+    sums = np.cumsum(np.append(0, ordered))
+    whole, rest = np.divmod(np.arange(count + 1) * len(ordered), count)
+    up_to = count * sums[whole] + rest * np.append(ordered, 0)[whole]
+    return np.sort(np.diff((2 * up_to + len(ordered)) // (2 * len(ordered))))
 
 
 def _padded(made: Inputs, manifest: Manifest, lengths: Lengths, side: str) -> Inputs:
@@ -293,10 +315,16 @@ def _lines(source: Path) -> Iterator[tuple[int, str]]:
 def _array_lengths(source: Path, manifest: Manifest, spec: TensorSpec, axis: int) -> tuple[Lengths, str | None]:
     """The lengths in a file of arrays, and the side that is padded."""
     arrays = read_inputs(source, "file of lengths")
-    if isinstance(arrays, dict) and spec.name not in arrays and len(arrays) > 1:
-        raise InvalidFile(source, f"it holds {', '.join(arrays)}, and not the model's input '{spec.name}'")
-    array = next(iter(arrays.values())) if isinstance(arrays, dict) and len(arrays) == 1 else arrays
-    array = np.asarray(array[spec.name] if isinstance(array, dict) else array)
+    if isinstance(arrays, dict):
+        name = _LENGTHS if _LENGTHS in arrays else spec.name
+        if len(arrays) > 1 and (name not in arrays or (name == spec.name and arrays[name].ndim == 1)):
+            raise InvalidFile(
+                source,
+                f"it holds {', '.join(arrays)}, and which of them are the lengths is not told. Save them alone or as "
+                f"'{_LENGTHS}', or sequences as the model's input '{spec.name}'",
+            )
+        arrays = next(iter(arrays.values())) if len(arrays) == 1 else arrays[name]
+    array = np.asarray(arrays)
     if array.ndim == 1:
         if array.dtype.kind not in "iu":
             raise InvalidFile(source, f"lengths are whole numbers; it holds {array.dtype}")

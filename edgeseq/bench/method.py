@@ -17,6 +17,11 @@ _SCENARIOS = {
     "offline": "all rows there at once",
     "server": "queries that arrive at random",
 }
+_UNDER_LOAD = (
+    "a rate is sure to keep the deadline when p99 was within it, and the load at most 1, in 6 tries of 6 or 8 of 9, "
+    "each with other arrivals, and sure to miss it alike (by chance 1 time in 20 where half of its tries keep it); "
+    "percentiles are the median of the tries, and have their 95 % interval, from try to try, with 6 tries or more"
+)
 _STOPPED = {
     "precise": "every interval was narrow enough",
     "limit": "the time was up before every interval was narrow enough",
@@ -31,7 +36,7 @@ def conditions(run: BenchmarkRun) -> str:
     steps = sorted({result.time_steps for result in measured if result.time_steps is not None})
     said = [f"Batch {_and(batches)}"]
     if steps:
-        said.append(f"{_and(steps)} time steps")
+        said.append(f"{_and(steps)} time step" + ("" if steps == [1] else "s"))
     threads = {result.threads for result in measured}
     if len(threads) == 1 and threads != {None}:
         said.append(threads_text(*threads))
@@ -43,7 +48,7 @@ def conditions(run: BenchmarkRun) -> str:
     else:
         said += [
             f"{result.name} {result.inputs}"
-            + ("" if result.time_steps is None else f" with {result.time_steps} time steps")
+            + ("" if result.time_steps is None else f" with {plural(result.time_steps, 'time step')}")
             for result in measured
         ]
     lengths = dict.fromkeys(result.lengths for result in measured if result.lengths is not None)
@@ -96,6 +101,7 @@ def method(run: BenchmarkRun) -> list[tuple[str, str]]:
             ),
         ),
         ("Intervals", "95 %, from order statistics; speeds from the medians of the rounds, pair by pair"),
+        ("Under load", _UNDER_LOAD if run.scenario == "server" else ""),
         ("Difference", "largest absolute difference from the answers of the first subject of the same batch"),
         ("Inputs", _each((result.name, result.inputs) for result in run.results)),
         ("Lengths", "; ".join(f"{facts.source}, SHA-256 {facts.sha256}, {facts.sequences:,}" for facts in lengths)),

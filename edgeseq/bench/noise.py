@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseq.bench.sample import LIMIT
-from edgeseq.bench.stats import LEAST_ROUNDS, clustered_interval, correlation_effect, relative_width
-from edgeseq.bench.units import duration, significant
+from edgeseq.bench.stats import LEAST_ROUNDS, clustered_interval, correlation_effect, least_count, relative_width
+from edgeseq.bench.units import duration, plural, significant
 
 # Windows has no such module: what it would tell is None there.
 _resource: Any = importlib.import_module("resource") if importlib.util.find_spec("resource") else None
@@ -230,13 +230,13 @@ def run_warnings(
     others = disturbance.other_cores
     if others is not None and others >= NOTABLE_OTHER_WORK * cores:
         said.append(
-            f"other processes used {significant(others, 2)} of the machine's {_cores(cores)} while this ran: times are "
-            "longer and less even than on a quiet machine; end them and measure again"
+            f"other processes used {significant(others, 2)} of the machine's {plural(cores, 'core')} while this ran: "
+            "times are longer and less even than on a quiet machine; end them and measure again"
         )
     if others is None and load_before is not None and load_before >= NOTABLE_LOAD * cores:
         said.append(
-            f"the machine was at work before this ran (load average {significant(load_before, 2)} on {_cores(cores)}), "
-            "and may have been while it ran"
+            f"the machine was at work before this ran (load average {significant(load_before, 2)} on "
+            f"{plural(cores, 'core')}), and may have been while it ran"
         )
     ranged = speed_range(disturbance.probe_ns)
     if ranged is not None and ranged >= NOTABLE_SPEED_RANGE:
@@ -248,7 +248,7 @@ def run_warnings(
     if stolen is not None and stolen >= NOTABLE_STOLEN:
         said.append(f"the host of this virtual machine gave {stolen:.0%} of its time to others while this ran")
     if stopped == LIMIT:
-        said.append("the time was up before every subject was measured as precisely as asked for: see its note")
+        said.append("the time was up before all was measured as often and as precisely as asked for")
     return tuple(said)
 
 
@@ -276,7 +276,7 @@ def result_notes(
     if precision is not None:
         width = relative_width(rounds, percentile)
         if width is None:
-            said.append(f"{count:,} calls in {len(rounds)} rounds are too few for an interval of {_name(percentile)}")
+            said.append(_why_no_interval(rounds, percentile))
         elif width > precision:
             said.append(
                 f"the interval of {_name(percentile)} is {significant(width * 100, 2)} % wide, not the "
@@ -285,9 +285,17 @@ def result_notes(
     return tuple(said)
 
 
+def _why_no_interval(rounds: Sequence[Sequence[int]], percentile: float) -> str:
+    count, least = sum(len(block) for block in rounds), least_count(percentile)
+    calls, name = plural(count, "call"), _name(percentile)
+    if count < least:
+        return f"{calls} {'is' if count == 1 else 'are'} too few for {name}, which needs {least:,}"
+    clustered = clustered_interval(rounds, percentile)
+    if clustered is None:
+        return f"{plural(len(rounds), 'round')} of {LEAST_ROUNDS} that an interval of {name} needs"
+    worth = plural(int(count / clustered.design_effect), "independent one")
+    return f"its {len(rounds)} rounds differ so much that {calls} are worth {worth}: too few for an interval of {name}"
+
+
 def _name(percentile: float) -> str:
     return "the median" if percentile == 0.5 else f"p{percentile * 100:.6g}"
-
-
-def _cores(cores: int) -> str:
-    return "1 core" if cores == 1 else f"{cores} cores"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseq import files
+from edgeseq.bench.answers import COMPARED, NO_REFERENCE, REFERENCE
 from edgeseq.bench.cold import ColdStart
 from edgeseq.bench.energy import Energy
 from edgeseq.bench.layers import LayerTime
@@ -87,7 +88,7 @@ class BenchmarkResult:
     """Largest absolute difference of its answers from those of the run's first subject with its batch; None where
     `answers` says why."""
     answers: str
-    """``reference``, ``compared``, or why its answers were not compared."""
+    """``reference``, ``compared``, or why they were not compared or are those of another model."""
     error: str | None
     """Why there is no measurement; None when there is one."""
     provider_options: Mapping[str, str] = field(default_factory=dict)
@@ -102,6 +103,10 @@ class BenchmarkResult:
     """Percentile 99.9; None with fewer than 6,636 calls."""
     p999_interval_ns: Interval | None = None
     """95 % interval of percentile 99.9."""
+    asked_ns: int | None = None
+    """The percentile that the run's settings name; None with too few calls for it."""
+    asked_interval_ns: Interval | None = None
+    """Its 95 % interval."""
     lengths: LengthFacts | None = None
     """The lengths it was fed with, where they came from a file."""
     stability: Stability | None = None
@@ -194,6 +199,11 @@ def is_keras(result: BenchmarkResult) -> bool:
     return (result.model or result.name) in KERAS_SUBJECTS
 
 
+def alike(result: BenchmarkResult) -> bool:
+    """Whether nothing speaks against it computing what the first subject of its batch computes."""
+    return result.answers in (REFERENCE, COMPARED, NO_REFERENCE)
+
+
 def speedup(subject: BenchmarkResult, reference: BenchmarkResult) -> Ratio | None:
     """How many times faster `subject` is than `reference`, both of the same run.
 
@@ -242,7 +252,9 @@ def run_from_dict(content: Any, path: files.StrPath = "results") -> BenchmarkRun
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise InvalidFile(path, "it holds no benchmark results of edgeseq; `edgeseq bench --output` writes them")
     version = content.get("schema_version")
-    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+    if not isinstance(version, int) or version < 1:
+        raise InvalidFile(path, f"its results are damaged: a schema version is 1 or more, not {version!r}")
+    if version > SCHEMA_VERSION:
         raise InvalidFile(
             path,
             f"its schema version is {version}; this edgeseq reads up to {SCHEMA_VERSION}. "

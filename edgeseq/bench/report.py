@@ -14,7 +14,7 @@ from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, read_run
 from edgeseq.bench.standings import Standings, fair_speedup, reference_groups, standings
 from edgeseq.bench.stats import Interval
 from edgeseq.bench.sweeps import best_of, sweeps
-from edgeseq.bench.units import plural, rate, significant, threads_text, times
+from edgeseq.bench.units import plural, rate, ratios, threads_text, times
 from edgeseq.errors import WrongUsage
 
 _MOST_BARS = 12
@@ -140,6 +140,8 @@ def _extra(section: Section) -> str:
 
 def _run(name: str, run: BenchmarkRun, references: Sequence[str]) -> str:
     view = pictures.View(run=run, references=references)
+    calls = tables.results_table(run, references)
+    under_load, every_rate = tables.server_table(run, every=False), tables.server_table(run)
     drawings = [
         page.drawing(
             kind.title,
@@ -148,22 +150,23 @@ def _run(name: str, run: BenchmarkRun, references: Sequence[str]) -> str:
             kind.caption,
             kind.finding(view),
         )
-        for name_of_kind, kind in pictures.KINDS.items()
+        for name_of_kind, kind in sorted(pictures.KINDS.items(), key=lambda item: item[0] != "server")
         if kind.shows(view)
         # Many medians are read in the table, and in the distributions; as bars they would be a wall.
         and not (name_of_kind == "bars" and len(run.results) > _MOST_BARS)
     ]
     return page.section(
         name,
-        page.warnings(run.warnings),
+        page.warnings(tables.cautions(run)),
         _summary(run, references),
         f'<p class="faint">{page.escape(conditions(run))}</p>',
-        page.table(tables.results_table(run, references)),
+        page.part("Under load", under_load),
+        page.part("One call after the other", calls) if under_load else page.table(calls),
         page.pictures(drawings),
         page.part("Rows a second", tables.throughput_table(run)),
         page.part("Cold start and memory", tables.cold_table(run)),
         _layers(run),
-        page.folded("Every rate that was tried", tables.server_table(run)),
+        page.folded("Every rate that was tried", every_rate if every_rate != under_load else None),
         page.folded("How this was measured", page.definitions(method(run))),
     )
 
@@ -244,8 +247,10 @@ def _fastest(run: BenchmarkRun, references: Sequence[str], name: str) -> list[st
         return []
     fastest, ratio = max(compared, key=lambda pair: pair[1].value)
     who, other, between = page.escape(fastest.name), page.escape(name), _between(ratio.interval)
-    if not ratio.differs:
+    if ratio.verdict == "no difference":
         return [f"No difference found between {who} and {other}{between}."]
+    if ratio.verdict == "undecided":
+        return [f"Undecided between {who} and {other}: {times(ratio.value)}{between}."]
     if ratio.value > 1:
         return [f"{who} is <b>{times(ratio.value)}</b> as fast as {other}{between}."]
     return [f"{who} is slower than {other}: <b>{times(ratio.value)}</b> its speed{between}."]
@@ -254,4 +259,4 @@ def _fastest(run: BenchmarkRun, references: Sequence[str], name: str) -> list[st
 def _between(interval: Interval | None) -> str:
     if interval is None:
         return ", too few rounds for an interval"
-    return f", 95 % interval {significant(interval.low)} to {significant(interval.high)}"
+    return f", 95 % interval {ratios(interval.low, interval.high)}"

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from edgeseq import __version__
 from edgeseq.bench import noise, stats
-from edgeseq.bench.answers import Answers, compare_answers, flatten
+from edgeseq.bench.answers import NO_REFERENCE, REFERENCE, Answers, compare_answers, flatten
 from edgeseq.bench.energy import Meter, energies, find_meters
 from edgeseq.bench.extras import add_cold_starts, add_layers, add_served
 from edgeseq.bench.gpu import library_versions, on_gpu
@@ -47,7 +47,7 @@ def benchmark(
     provider_options: Mapping[str, str] | None = None,
     ranges: GivenRanges | None = None,
     threads: int | None = None,
-    batch: int = 1,
+    batch: int | None = None,
     time_steps: int | None = None,
     inputs: Any = None,
     lengths: StrPath | None = None,
@@ -60,14 +60,15 @@ def benchmark(
 ) -> BenchmarkResult:
     """Measure the latency of one ONNX file, called as an application would call it.
 
-    `threads` None takes the file's own advice for `batch`. `time_steps` None takes the length of the golden samples
-    beside the file, or 100. `inputs` replaces the golden or made ones: what the model takes, or for a file without a
-    manifest a dict of arrays by input name; `lengths` is a file of lengths to make them with. The rest is as for
-    `run_benchmark`. The result's notes include what the machine did that makes its times say less.
+    `threads` None takes the file's own advice for `batch`, None for one row. `time_steps` None takes the length of the
+    golden samples beside the file, or 100. `inputs` replaces the golden or made ones, with a batch and a length of
+    their own: what the model takes, or for a file without a manifest a dict of arrays by input name; `lengths` is a
+    file of lengths to make them with. The rest is as for `run_benchmark`. The result's notes include what the machine
+    did that makes its times say less.
 
-    Raises MissingInput, InvalidFile, ProviderUnavailable, InputMismatch, or what the first call raises.
+    Raises MissingInput, InvalidFile, ProviderUnavailable, WrongUsage, InputMismatch, or what the first call raises.
     """
-    settings = settings or Settings()
+    settings = _checked(settings, server)
     subject = file_subject(
         model,
         provider=provider,
@@ -116,7 +117,7 @@ def run_benchmark(
     A subject that raises gets its error as its result, and the others go on. Raises WrongUsage when there are no
     subjects or two share a name, InputMismatch when inputs that the caller gave do not fit a subject.
     """
-    settings = settings or Settings()
+    settings = _checked(settings, server)
     names = [subject.name for subject in subjects]
     if not names:
         raise WrongUsage("there is nothing to measure: no subjects were given")
@@ -193,6 +194,14 @@ def run_benchmark(
     )
 
 
+def _checked(settings: Settings | None, server: ServerSettings | None) -> Settings:
+    """`settings`, or the default. Raises WrongUsage where they or `server` are something else."""
+    for given, kind in ((settings, Settings), (server, ServerSettings)):
+        if given is not None and not isinstance(given, kind):
+            raise WrongUsage(f"expected an edgeseq.bench.{kind.__name__}; got {given!r}")
+    return settings or Settings()
+
+
 def _try(subject: Subject) -> Answers | str:
     """The subject's answers from one call, or the text of its error."""
     if subject.call is None:
@@ -250,8 +259,8 @@ def _result(
     count, total_ns = len(times), int(times.sum())
     stability = noise.stability(rounds)
     warm_up = samples.warm_up if samples is not None else None
-    (p50, p50_in), (p90, p90_in), (p99, p99_in), (p999, p999_in) = (
-        _percentile(rounds, times, p) for p in (0.50, 0.90, 0.99, 0.999)
+    (p50, p50_in), (p90, p90_in), (p99, p99_in), (p999, p999_in), (asked, asked_in) = (
+        _percentile(rounds, times, p) for p in (0.50, 0.90, 0.99, 0.999, settings.percentile)
     )
     said_of_times = noise.result_notes(
         rounds,
@@ -281,6 +290,8 @@ def _result(
         p99_interval_ns=p99_in,
         p999_ns=p999,
         p999_interval_ns=p999_in,
+        asked_ns=asked,
+        asked_interval_ns=asked_in,
         throughput_per_s=subject.batch * count / (total_ns * 1e-9) if total_ns else None,
         warm_up=warm_up,
         round_p50_ns=tuple(float(statistics.median(block)) for block in rounds),
@@ -309,9 +320,9 @@ def _compared(answers: Answers | str, reference: Answers | str, fed_alike: bool)
     if isinstance(answers, str):
         return None, "no answers"
     if answers is reference:
-        return None, "reference"
+        return None, REFERENCE
     if isinstance(reference, str):
-        return None, "the reference has no answers"
+        return None, NO_REFERENCE
     if not fed_alike:
         return None, "not comparable: other inputs"
     return compare_answers(answers, reference)

@@ -225,7 +225,9 @@ def sample(
         running = [rounds for index, rounds in enumerate(turns.rounds) if index not in turns.errors]
         if not running or (settings.precision is None and number >= settings.rounds):
             stopped = FIXED
-        elif number >= next_look and settings.precision is not None:
+        elif settings.precision is not None and (
+            number >= next_look or (number >= settings.rounds and clock() >= deadline)
+        ):
             next_look = number + max(1, number // 10)
             if all(_is_precise(rounds, settings.percentile, settings.precision) for rounds in running):
                 stopped = PRECISE

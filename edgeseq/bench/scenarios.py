@@ -39,18 +39,22 @@ def plan(
     *,
     batches: Sequence[int] = (),
     threads: Sequence[int] = (),
+    rows: int | None = None,
     rate_per_s: float | None = None,
     deadline_ms: float | None = None,
     max_seconds: float = ServerSettings.max_seconds,
 ) -> Plan:
     """Fill in what was left open: empty `batches` and `threads` take those of the scenario that was named.
 
+    `rows` are those of the given inputs, which are the one batch then; None where no inputs are given.
     `scenario` None takes the one that the rest amounts to, and adds nothing to it. `deadline_ms` is in milliseconds;
     `max_seconds` are the most for the server scenario of each subject.
 
     Raises WrongUsage for a scenario that is none, and for what it cannot have.
     """
     named = scenario is not None
+    if rows is not None:
+        batches = given_batch(batches, rows)
     if scenario is None:
         scenario = fitting(batches, threads, served=rate_per_s is not None or deadline_ms is not None)
     if scenario not in SCENARIOS:
@@ -85,6 +89,16 @@ def plan(
             max_seconds=max_seconds,
         ),
     )
+
+
+def given_batch(batches: Sequence[int], rows: int) -> tuple[int]:
+    """The one batch of given inputs, which have `rows`. Raises WrongUsage where others were asked for."""
+    if any(batch != rows for batch in batches):
+        raise WrongUsage(
+            f"the given inputs are one batch of {rows}; got the batch {', '.join(map(repr, batches))} besides: leave "
+            "the batch out"
+        )
+    return (rows,)
 
 
 def fitting(batches: Collection[int], threads: Collection[int | None], *, served: bool) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, speedup
+from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, alike, speedup
 from edgeseq.bench.stats import Ratio
 from edgeseq.errors import WrongUsage
 
@@ -41,9 +41,9 @@ class Standings:
 def fair_speedup(subject: BenchmarkResult, reference: BenchmarkResult) -> Ratio | None:
     """How many times faster `subject` is than `reference` at the same work.
 
-    None when they are one, were fed other shapes, or either was not measured.
+    None when they are one, were fed other shapes, answer otherwise, or either was not measured.
     """
-    if subject.name == reference.name:
+    if subject.name == reference.name or not (alike(subject) and alike(reference)):
         return None
     if (subject.batch, subject.time_steps) != (reference.batch, reference.time_steps):
         return None
@@ -58,9 +58,20 @@ def reference_groups(run: BenchmarkRun, references: Sequence[str]) -> Mapping[st
     return {model if len(group) > 1 else group[0].name: tuple(group) for model, group in by_model.items()}
 
 
-def speed_in_group(result: BenchmarkResult, group: Sequence[BenchmarkResult]) -> Ratio | None:
-    """`fair_speedup` against the first of `group` that did the same work; None without one."""
-    return next((ratio for other in group if (ratio := fair_speedup(result, other)) is not None), None)
+def speeds(run: BenchmarkRun, references: Sequence[str]) -> Mapping[str, Mapping[str, Ratio]]:
+    """`fair_speedup` against each of `reference_groups`, by the subject's name; groups without any are left out.
+
+    References are held against those before them alone: the other way round says the same.
+    """
+    found: dict[str, dict[str, Ratio]] = {}
+    earlier: set[str] = set()
+    for name, group in reference_groups(run, references).items():
+        for result in run.results:
+            ratio = next((ratio for other in group if (ratio := fair_speedup(result, other)) is not None), None)
+            if ratio is not None and result.name not in earlier:
+                found.setdefault(name, {})[result.name] = ratio
+        earlier.update(result.name for result in group)
+    return found
 
 
 def standings(

@@ -29,6 +29,9 @@ Samples = Sequence[float] | npt.NDArray[np.number[Any]]
 LEAST_ROUNDS = 6
 """Fewer rounds have no 95 % interval of their median, and tell nothing about how they differ."""
 
+TIE = 1.1
+"""Widest interval around 1, its high end / its low end, that says neither is slower."""
+
 _PERCENTILE_CONFIDENCE = 0.99
 # Above, a series of rounds is all but one drift, and its correlation tells nothing of how many rounds it is worth.
 _MOST_CORRELATION = 0.9
@@ -56,8 +59,15 @@ class Ratio:
 
     @property
     def differs(self) -> bool:
-        """Whether the interval excludes 1: False is the answer "no difference was found"."""
+        """Whether the interval excludes 1."""
         return self.interval is not None and not self.interval.low <= 1.0 <= self.interval.high
+
+    @property
+    def verdict(self) -> str:
+        """``difference``; ``no difference`` where a narrow interval (`TIE`) holds 1; else ``undecided``."""
+        if self.interval is None or (not self.differs and self.interval.high > TIE * self.interval.low):
+            return "undecided"
+        return "difference" if self.differs else "no difference"
 
 
 def percentile(samples: Samples, p: float) -> int:

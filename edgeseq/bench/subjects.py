@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,17 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgeseq.bench.answers import flatten
-from edgeseq.bench.inputs import find_inputs, given_inputs
+from edgeseq.bench.inputs import check_counts, find_inputs, given_inputs, rows_of
 from edgeseq.bench.lengths import Cycle, FileLengths, LengthFacts, length_inputs, read_lengths
-from edgeseq.bench.units import threads_text
+from edgeseq.bench.scenarios import given_batch
+from edgeseq.bench.units import plural, threads_text
 from edgeseq.errors import EdgeseqError, WrongUsage
 from edgeseq.files import StrPath
 from edgeseq.prediction import surprises
 from edgeseq.runtime import Model, structure, wire
 from edgeseq.runtime.manifest import Manifest, TensorSpec, load_manifest
-from edgeseq.runtime.providers import SHORT_NAMES
+from edgeseq.runtime.providers import SHORT_NAMES, spelled
 from edgeseq.runtime.ranges import GivenRanges, choose_ranges
+
+_MOST_THREADS_A_CORE = 4
+"""More share a core only by mistake: some more than there are cores may be what is to be measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,7 @@ def file_subject(
     provider_options: Mapping[str, str] | None = None,
     ranges: GivenRanges | None = None,
     threads: int | None = None,
-    batch: int = 1,
+    batch: int | None = None,
     time_steps: int | None = None,
     inputs: Any = None,
     lengths: StrPath | None = None,
@@ -88,9 +92,9 @@ def file_subject(
     """A subject that runs an ONNX file, ours or any other, through `edgeseq.runtime.Model`, its checks included.
 
     `ranges` are as for `edgeseq.runtime.Model`; for TensorRT, without them, what `batch` and `time_steps` need.
-    `threads` None takes the file's advice for the batch. `inputs` are what the model takes, or arrays by input name;
-    `batch` and `time_steps` are then read from them. None takes the golden samples beside the file, else makes some
-    from `seed`: see `edgeseq.bench.inputs.find_inputs`. `lengths` is a file of lengths, for a cycle of inputs that has
+    `threads` None takes the file's advice for the batch. `inputs` are what the model takes, or arrays by input name:
+    one batch as it is. None takes the golden samples beside the file, else makes some from `seed`, of `batch` rows
+    (None: 1): see `edgeseq.bench.inputs.find_inputs`. `lengths` is a file of lengths, for a cycle of inputs that has
     them: see `edgeseq.bench.lengths`. `name` None takes the file's name.
 
     Raises MissingInput, InvalidFile, ProviderUnavailable, WrongUsage, MissingExtra.
@@ -117,7 +121,7 @@ def file_subjects(
     provider_options: Mapping[str, str] | None = None,
     ranges: GivenRanges | None = None,
     threads: Sequence[int | None] | int | None = None,
-    batch: Sequence[int] | int = 1,
+    batch: Sequence[int] | int | None = None,
     time_steps: int | None = None,
     inputs: Any = None,
     lengths: StrPath | None = None,
@@ -133,19 +137,20 @@ def file_subjects(
     """
     if not models or not providers:
         raise WrongUsage("there is nothing to measure: give at least one ONNX file and one provider")
-    batches, counts = _several(batch, "batch"), _several(threads, "number of threads")
-    chooser = _Chooser(time_steps=time_steps, lengths=lengths, sort_rows=sort_rows, seed=seed)
+    batches = () if batch is None else _several(batch, "batch")
+    counts = _several(threads, "number of threads")
+    check_threads(counts)
+    providers = [spelled(provider) for provider in providers]
+    source = None if lengths is None else _path(lengths, "the file of lengths")
+    chooser = _Chooser(time_steps=time_steps, lengths=source, sort_rows=sort_rows, seed=seed)
     if inputs is not None:
-        if lengths is not None:
-            raise WrongUsage("inputs have lengths of their own: give inputs or lengths, not both")
-        if len(batches) > 1:
-            raise WrongUsage(f"given inputs are one batch; got the batches {', '.join(map(str, batches))} besides")
-        first = flatten(inputs)[0]
-        rows = len(first) if first.ndim else 1
-        if batches not in ((1,), (rows,)):
-            raise WrongUsage(f"the given inputs have {rows} rows, not {batches[0]}: leave the batch out")
-        batches = (rows,)
-    paths = [Path(model) for model in models]
+        if lengths is not None or time_steps is not None:
+            raise WrongUsage("inputs have lengths of their own: give inputs, lengths or time_steps, one of them alone")
+        batches = given_batch(batches, rows_of(inputs))
+    batches = batches or (1,)
+    for rows in batches:
+        check_counts(batch=rows, time_steps=time_steps)
+    paths = [_path(model, "a model") for model in models]
     plain = [path.name for path in paths]
     names = [path.name if plain.count(path.name) == 1 else str(Path(path.parent.name) / path.name) for path in paths]
     subjects = []
@@ -175,9 +180,27 @@ def file_subjects(
 T = TypeVar("T")
 
 
+def _path(given: StrPath, what: str) -> Path:
+    """`given` as a Path. Raises WrongUsage for what is none."""
+    if not isinstance(given, (str, os.PathLike)):
+        raise WrongUsage(f"{what} is given by its path; got {given!r}")
+    return Path(given)
+
+
+def check_threads(counts: Sequence[int | None]) -> None:
+    """Raise WrongUsage where so many threads share a core that a call mostly waits for threads to get their turn."""
+    cores = os.cpu_count() or 1
+    for count in counts:
+        if isinstance(count, int) and count > cores * _MOST_THREADS_A_CORE:
+            raise WrongUsage(
+                f"{count} threads are too many for {plural(cores, 'core')}: they would wait for each other. Ask for "
+                f"at most {cores * _MOST_THREADS_A_CORE}, or for 0, which is all cores"
+            )
+
+
 def _several(values: Sequence[T] | T, what: str) -> tuple[T, ...]:
     """One value or several as a tuple, each once."""
-    found = tuple(dict.fromkeys(values)) if isinstance(values, Sequence) else (values,)
+    found = tuple(dict.fromkeys(values)) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
     if not found:
         raise WrongUsage(f"there is nothing to measure: give at least one {what}")
     return found
@@ -265,7 +288,7 @@ def _subject(opened: Model, cycle: Cycle, options: Mapping[str, str] | None) -> 
         size_bytes=model_size_bytes(opened.path),
         file_sha256=file_sha256(opened.path),
         ran_on=lambda: opened.placement.ran_on if opened.placement else (),
-        notes=lambda: _notes(opened),
+        notes=lambda: (*_notes(opened), *_tail(cycle.lengths)),
     )
 
 
@@ -281,6 +304,17 @@ def calls_of(model: Callable[[Any], object], feeds: Sequence[Any]) -> Callable[[
 def _notes(opened: Model) -> tuple[str, ...]:
     placement = opened.placement
     return (*placement.notes, *surprises(opened.path, placement)) if placement else ()
+
+
+def _tail(facts: LengthFacts | None) -> tuple[str, ...]:
+    """That the file's longest were not fed, where they were not."""
+    if facts is None or facts.file_longest is None or facts.file_longest <= facts.longest:
+        return ()
+    return (
+        f"the lengths in {facts.source} are {facts.file_shortest} to {facts.file_longest} steps, mean "
+        f"{facts.file_mean:.4g}; those fed {facts.shortest} to {facts.longest}, mean {facts.mean:.4g}: no time of the "
+        "longest is among those measured",
+    )
 
 
 def file_sha256(path: StrPath) -> str:

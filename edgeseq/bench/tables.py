@@ -3,19 +3,19 @@ scenario. The report writes them as HTML, the command line as text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from edgeseq.bench.layers import OUTSIDE, LayerTime, outside_share
-from edgeseq.bench.record import BenchmarkResult, BenchmarkRun
+from edgeseq.bench.layers import OUTSIDE, PROFILED, LayerTime, outside_share
+from edgeseq.bench.record import BenchmarkResult, BenchmarkRun, alike
 from edgeseq.bench.server import RateTrial, Served
-from edgeseq.bench.standings import Standings, reference_groups, speed_in_group
-from edgeseq.bench.stats import Interval, Ratio, least_count
+from edgeseq.bench.standings import Standings, speeds
+from edgeseq.bench.stats import LEAST_ROUNDS, Interval, Ratio, least_count
 from edgeseq.bench.sweeps import best_of, sweeps
-from edgeseq.bench.units import duration, durations, energy, rate, significant, size, threads_text, times
+from edgeseq.bench.units import duration, durations, energy, rate, ratios, significant, size, threads_text, times
 
-_PERCENTILES = ("p50", "p90", "p99", "p99.9")
+_Percentiles = Mapping[str, tuple[int | None, Interval | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +77,13 @@ def _columns(run: BenchmarkRun, references: Sequence[str]) -> list[_Column]:
         columns.append(("Size", lambda result: _size(result.size_bytes)))
     if len(run.results) > 1:
         columns.append(("Difference", _difference))
-    for name in _PERCENTILES:
-        if any(_percentile_of(result, name)[0] is not None for result in measured):
-            columns.append((name, partial(_percentile, name=name)))
-    for name, group in reference_groups(run, references).items():
-        if any(speed_in_group(result, group) is not None for result in measured):
-            columns.append((f"Speed against {name}", partial(_speed, group=group)))
+    found = {result.name: _percentiles(run, result) for result in measured}
+    for name in _percentiles(run, run.results[0]):
+        if any(percentiles[name][0] is not None for percentiles in found.values()):
+            columns.append((name, partial(_percentile, name=name, found=found)))
+    for name, group in speeds(run, references).items():
+        shapes = {(run[other].batch, run[other].time_steps) for other in references}
+        columns.append((f"Speed against {name}", partial(_speed, group=group, shapes=shapes)))
     if len({result.batch for result in measured}) > 1:
         if not all(f"batch {result.batch}" in result.name for result in measured):
             columns.append(("Batch", lambda result: Cell(value=str(result.batch))))
@@ -103,22 +104,44 @@ def _rate(per_s: float | None) -> Cell:
 
 
 def _difference(result: BenchmarkResult) -> Cell:
-    return Cell(value=result.answers if result.max_abs is None else significant(result.max_abs, 2))
+    if result.max_abs is None:
+        return Cell(value=result.answers)
+    return Cell(value=significant(result.max_abs, 2), note="" if alike(result) else _unlike(result))
 
 
-def _percentile_of(result: BenchmarkResult, name: str) -> tuple[int | None, Interval | None]:
-    return {
-        "p50": (result.p50_ns, result.p50_interval_ns),
-        "p90": (result.p90_ns, result.p90_interval_ns),
-        "p99": (result.p99_ns, result.p99_interval_ns),
-        "p99.9": (result.p999_ns, result.p999_interval_ns),
-    }[name]
+def _unlike(result: BenchmarkResult) -> str:
+    return result.answers.split(":")[0]
 
 
-def _percentile(result: BenchmarkResult, name: str) -> Cell:
-    value, interval = _percentile_of(result, name)
+def cautions(run: BenchmarkRun) -> tuple[str, ...]:
+    """What a reader must know before the figures: the run's warnings, and whose speed is not that of the same model."""
+    unlike = [result for result in run.results if result.error is None and not alike(result)]
+    return (
+        *run.warnings,
+        *(f"{result.name}: {result.answers}; its speed is held against no other's" for result in unlike),
+    )
+
+
+def _percentiles(run: BenchmarkRun, result: BenchmarkResult) -> _Percentiles:
+    """Percentiles and their intervals by name, the smallest first, the one that was asked for among them."""
+    asked = run.settings.percentile
+    found = {
+        0.5: (result.p50_ns, result.p50_interval_ns),
+        0.9: (result.p90_ns, result.p90_interval_ns),
+        0.99: (result.p99_ns, result.p99_interval_ns),
+        0.999: (result.p999_ns, result.p999_interval_ns),
+    }
+    found.setdefault(asked, (result.asked_ns, result.asked_interval_ns))
+    return {f"p{p * 100:.6g}": found[p] for p in sorted(found)}
+
+
+def _percentile(result: BenchmarkResult, name: str, found: Mapping[str, _Percentiles]) -> Cell:
+    value, interval = found[result.name][name]
     if value is None:
         return Cell(value="–", note=f"needs {_least(name):,} calls, has {result.count:,}")
+    if interval is None:
+        few = len(result.round_p50_ns) < LEAST_ROUNDS
+        return Cell(value=duration(value), note="too few rounds" if few else "rounds differ too much")
     return _time(value, interval)
 
 
@@ -130,23 +153,19 @@ def _least(name: str) -> int:
     return least_count(float(name.removeprefix("p")) / 100)
 
 
-def _speed(result: BenchmarkResult, group: Sequence[BenchmarkResult]) -> Cell:
-    ratio = speed_in_group(result, group)
-    if ratio is not None:
-        return _ratio(ratio)
-    shape = (result.batch, result.time_steps)
-    alike = any((other.batch, other.time_steps) == shape for other in group)
-    return Cell(value="–", note="" if alike else "other input shape")
+def _speed(result: BenchmarkResult, group: Mapping[str, Ratio], shapes: Container[tuple[int, int | None]]) -> Cell:
+    if result.name in group:
+        return _ratio(group[result.name])
+    if not alike(result):
+        return Cell(value="–", note=_unlike(result))
+    return NOTHING if (result.batch, result.time_steps) in shapes else Cell(value="–", note="other input shape")
 
 
 def _ratio(ratio: Ratio) -> Cell:
     if ratio.interval is None:
-        note = "too few rounds"
-    elif not ratio.differs:
-        note = "no difference"
-    else:
-        note = f"{significant(ratio.interval.low)} to {significant(ratio.interval.high)}"
-    return Cell(value=times(ratio.value), note=note)
+        return Cell(value=times(ratio.value), note="too few rounds")
+    between = ratios(ratio.interval.low, ratio.interval.high)
+    return Cell(value=times(ratio.value), note=between if ratio.differs else f"{between}, {ratio.verdict}")
 
 
 def _energy(result: BenchmarkResult, counter: str) -> Cell:
@@ -161,9 +180,9 @@ def _remarks(run: BenchmarkRun) -> list[str]:
     measured = [result for result in run.results if result.error is None and result.count]
     lacking = [
         f"{name} needs {_least(name):,} calls"
-        for name in _PERCENTILES
+        for name in _percentiles(run, run.results[0])
         if measured
-        and all(_percentile_of(result, name)[0] is None for result in measured)
+        and all(_percentiles(run, result)[name][0] is None for result in measured)
         # Of files from before the field there is nothing to say.
         and max(result.count for result in measured) < _least(name)
     ]
@@ -215,7 +234,7 @@ def _layers(layers: Sequence[LayerTime]) -> Table:
     outside = outside_share(layers)
     if outside > 0:
         rows.append(Row(name=OUTSIDE, cells=(NOTHING, Cell(value=_share(outside)), NOTHING, NOTHING)))
-    return Table(heads=("Time", "Share", "Ops", "Provider"), rows=tuple(rows))
+    return Table(heads=("Time", "Share", "Ops", "Provider"), rows=tuple(rows), notes=(PROFILED,))
 
 
 def _share(share: float) -> str:
@@ -246,9 +265,14 @@ def cold_table(run: BenchmarkRun) -> Table | None:
     return Table(heads=heads, rows=tuple(rows), notes=(said,))
 
 
-def server_table(run: BenchmarkRun) -> Table | None:
-    """Every rate tried with every subject; None outside of the server scenario."""
-    tried = [(result, trial) for result in run.results if result.server for trial in result.server.all_trials]
+def server_table(run: BenchmarkRun, *, every: bool = True) -> Table | None:
+    """Every rate tried with every subject, or only those that answer what was asked; None outside of the scenario."""
+    tried = [
+        (result, trial)
+        for result in run.results
+        if result.server
+        for trial in (result.server.all_trials if every else _answers(result.server))
+    ]
     if not tried:
         return None
     with_deadline = any(trial.within_deadline is not None for _, trial in tried)
@@ -260,37 +284,80 @@ def server_table(run: BenchmarkRun) -> Table | None:
     return Table(heads=heads, rows=tuple(rows))
 
 
+def _answers(served: Served) -> tuple[RateTrial, ...]:
+    """The rate that was asked for and the two sides of the edge; all rates where that was not found."""
+    edge = (served.highest_rate_per_s, served.lowest_missed_per_s)
+    if edge == (None, None):
+        return served.all_trials
+    return tuple(trial for trial in served.all_trials if trial == served.at_rate or trial.rate_per_s in edge)
+
+
 def server_findings(run: BenchmarkRun) -> tuple[str, ...]:
-    """What the search for the highest rate came to, a sentence a subject."""
+    """What the search for the highest rate came to, a sentence or two a subject."""
     return tuple(
-        f"{result.name} {_finding(result.server, result.server.deadline_ns)}"
+        f"{result.name} {' '.join(_finding(result.server, result.server.deadline_ns))}"
         for result in run.results
         if result.server is not None and result.server.deadline_ns is not None
     )
 
 
-def _finding(served: Served, deadline_ns: int) -> str:
-    deadline, highest = duration(deadline_ns), served.highest_rate_per_s
-    if highest is not None:
-        return f"keeps p99 within {deadline} up to {rate(highest)} queries."
-    if served.service_ns > deadline_ns:
-        return f"cannot keep p99 within {deadline}: a call alone takes {duration(served.service_ns)} in the median."
-    return f"kept p99 within {deadline} at no rate that was tried."
+def _finding(served: Served, deadline_ns: int) -> list[str]:
+    deadline, highest, missed = duration(deadline_ns), served.highest_rate_per_s, served.lowest_missed_per_s
+    tried = {trial.rate_per_s: trial for trial in served.all_trials}
+    if highest is None and served.searched == "hopeless" and not served.trials:
+        alone = duration(served.service_ns)
+        return [f"cannot keep p99 within {deadline}: a call alone takes {alone} in the median."]
+    if highest is None:
+        said = [f"kept p99 within {deadline} at no rate for sure."]
+    else:
+        said = [f"keeps p99 within {deadline} up to {significant(highest)} queries a second{_counted(tried, highest)}."]
+    if missed is not None:
+        overloaded = ", more than can be answered" if tried[missed].overloaded else ""
+        said.append(f"It misses that at {significant(missed)}{_counted(tried, missed)}{overloaded}.")
+    if served.searched == "limit":
+        said.append("The time was up before both sides of the edge were sure: --max-seconds gives it more.")
+    below = [trial for trial in served.all_trials if trial.met is False and trial.rate_per_s < (highest or 0.0)]
+    if below:
+        said.append("Lower rates missed it, too: " + _listed(below) + ".")
+    disagreeing = [trial for trial in served.all_trials if trial.disagrees and trial not in below]
+    if disagreeing:
+        said.append("Tries of one rate disagree: " + _listed(disagreeing) + ".")
+    return said
+
+
+def _counted(tried: Mapping[float, RateTrial], per_s: float) -> str:
+    """In how many tries a rate kept the deadline; nothing of files that do not tell."""
+    return f" (kept in {_tries(tried[per_s])})" if per_s in tried and tried[per_s].tries_kept is not None else ""
+
+
+def _listed(trials: Sequence[RateTrial]) -> str:
+    return ", ".join(f"{rate(trial.rate_per_s)} (kept in {_tries(trial)})" for trial in trials)
+
+
+def _tries(trial: RateTrial) -> str:
+    return f"{trial.tries_kept} of {trial.tries} " + ("try" if trial.tries == 1 else "tries")
 
 
 def _trial(trial: RateTrial, with_deadline: bool) -> tuple[Cell, ...]:
     cells = [Cell(value=f"{trial.queries:,}")]
-    for name, value in (("p50", trial.p50_ns), ("p90", trial.p90_ns), ("p99", trial.p99_ns)):
+    for name, value, between in (
+        ("p50", trial.p50_ns, trial.p50_interval_ns),
+        ("p90", trial.p90_ns, trial.p90_interval_ns),
+        ("p99", trial.p99_ns, trial.p99_interval_ns),
+    ):
         if value is not None:
-            cells.append(_time(value, trial.p50_interval_ns if name == "p50" else None))
+            cells.append(_time(value, between))
         elif trial.queries < _least(name):
             cells.append(Cell(value="–", note=f"needs {_least(name):,} queries"))
         else:
             cells.append(Cell(value="–", note="not answered in time"))
-    cells.append(Cell(value=_share(trial.busy)))
+    cells.append(Cell(value=_share(trial.busy), note="overloaded" if trial.overloaded and not with_deadline else ""))
     if with_deadline:
         share = NOTHING if trial.within_deadline is None else Cell(value=f"{trial.within_deadline:.2%}")
-        cells += [share, Cell(value={None: "not known", True: "kept", False: "missed"}[trial.met])]
+        unknown = "not known" if trial.tries_kept is None else "tries disagree"
+        missed = "overloaded" if trial.overloaded else "missed"
+        met = {None: unknown, True: "kept", False: missed}[trial.met]
+        cells += [share, Cell(value=met, note="" if trial.tries_kept is None else f"kept in {_tries(trial)}")]
     return tuple(cells)
 
 

@@ -59,6 +59,12 @@ def times(ratio: float) -> str:
     return f"{significant(ratio)} ×"
 
 
+def ratios(low: float, high: float) -> str:
+    """A range of ratios, such as ``0.951 to 1.02``, with a digit or two more where three show no width."""
+    shown = [(significant(low, digits), significant(high, digits)) for digits in (3, 4, 5)]
+    return " to ".join(next((pair for pair in shown if pair[0] != pair[1]), shown[0]))
+
+
 def significant(value: float, digits: int = 3) -> str:
     """`value` with `digits` significant digits, never in exponent form above 1e-4."""
     if value == 0 or not math.isfinite(value):

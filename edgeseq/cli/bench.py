@@ -36,7 +36,8 @@ def bench(
         ),
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option("--batch", help="Rows of a call; may be repeated. Default: 1.")
+        list[int] | None,
+        typer.Option("--batch", help="Rows of a call; may be repeated. Default: 1, or all rows of --inputs."),
     ] = None,
     time_steps: Annotated[
         int | None,
@@ -108,8 +109,19 @@ def bench(
     min_runs: Annotated[
         int | None, typer.Option("--min-runs", help="Least timed calls of each subject. Default: what p90 needs, 64.")
     ] = None,
-    min_seconds: Annotated[float, typer.Option("--min-seconds", help="Least timed seconds of each subject.")] = 1.0,
-    max_seconds: Annotated[float, typer.Option("--max-seconds", help="No new round begins after this.")] = 120.0,
+    min_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--min-seconds", help="Least timed seconds of each subject. Default: 1, or --max-seconds if less."
+        ),
+    ] = None,
+    max_seconds: Annotated[
+        float,
+        typer.Option(
+            "--max-seconds",
+            help="No new round begins after this. Server: the most for each subject, of the default 60.",
+        ),
+    ] = 120.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the order of subjects, and of made inputs.")] = 0,
     overwrite: Overwrite = False,
 ) -> Reply:
@@ -125,19 +137,27 @@ def bench(
         run_benchmark,
         write_run,
     )
+    from edgeseq.bench.inputs import rows_of
     from edgeseq.bench.record import check_run_output, is_keras
     from edgeseq.cli.console import progress_bar
     from edgeseq.cli.documents import ComparedRun
     from edgeseq.cli.quiet import import_tensorflow
+    from edgeseq.files import check_input
     from edgeseq.runtime.ranges import parse_ranges
 
+    if keras is not None:
+        # Before TensorFlow, which takes seconds to import.
+        for path in (keras, *models):
+            check_input(path, "model file")
     if output is not None:
         read = [path for path in (*models, inputs, lengths, keras, baseline) if path is not None]
         check_run_output(output, overwrite=overwrite, sources=read)
     old = None if baseline is None else read_run(baseline)
+    if min_seconds is not None and min_seconds > max_seconds:
+        raise WrongUsage(f"--min-seconds {min_seconds:g} does not fit into --max-seconds {max_seconds:g}")
     settings = Settings(
         min_runs=Settings.min_runs if min_runs is None else min_runs,
-        min_seconds=min_seconds,
+        min_seconds=min(Settings.min_seconds, max_seconds) if min_seconds is None else min_seconds,
         max_seconds=max_seconds,
         percentile=fraction(percentile),
         precision=fraction(precision) or None,
@@ -158,13 +178,15 @@ def bench(
         )  # fmt: skip
     if chunk is not None or step_ms is not None:
         raise WrongUsage("--chunk and --step-ms are for streams (--stream)")
+    given = None if inputs is None else read_inputs(inputs)
     planned = plan(
         scenario,
         batches=batch or (),
         threads=threads or (),
+        rows=None if given is None else rows_of(given),
         rate_per_s=rate,
         deadline_ms=deadline_ms,
-        max_seconds=min(max_seconds, ServerSettings.max_seconds),
+        max_seconds=min(max_seconds, max(ServerSettings.max_seconds, max_seconds / 2)),
     )
     choices: dict[str, Any] = {
         "providers": tuple(provider or ("cpu",)),
@@ -173,7 +195,7 @@ def bench(
         "threads": planned.threads,
         "batch": planned.batches,
         "time_steps": time_steps,
-        "inputs": None if inputs is None else read_inputs(inputs),
+        "inputs": given,
         "lengths": lengths,
         "sort_rows": planned.sort_rows,
         "seed": seed,
@@ -212,9 +234,10 @@ def bench(
 def _show(run: BenchmarkRun, comparison: BaselineComparison | None, output: Path | None, out: Console) -> None:
     from edgeseq.bench import tables
     from edgeseq.bench.method import conditions
+    from edgeseq.bench.units import plural
     from edgeseq.cli.console import figures, notes, section, table
 
-    notes(out, run.warnings)
+    notes(out, tables.cautions(run))
     found = tables.results_table(run, run.references if len(run.results) > 1 else ())
     out.print(figures(found))
     for title, made in (
@@ -229,7 +252,7 @@ def _show(run: BenchmarkRun, comparison: BaselineComparison | None, output: Path
     notes(out, found.notes)
     notes(out, tables.server_findings(run))
     notes(out, [f"{result.name} failed: {result.error}" for result in run.results if result.error is not None])
-    out.print(f"{conditions(run)} {run.machine.cpu_model}, {run.machine.cores} cores.", soft_wrap=True)
+    out.print(f"{conditions(run)} {run.machine.cpu_model}, {plural(run.machine.cores, 'core')}.", soft_wrap=True)
     if comparison is not None:
         against = table("", "verdict", "why")
         for row in comparison.rows:

@@ -12,8 +12,9 @@ from edgeseq.errors import WrongUsage
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from edgeseq.bench.capacity import Capacity
     from edgeseq.bench.sample import Settings
-    from edgeseq.bench.streaming import Capacity, StreamRun
+    from edgeseq.bench.streaming import StreamRun
     from edgeseq.runtime.ranges import GivenRanges
 
 
@@ -81,10 +82,10 @@ def _ns(name: str, milliseconds: float | None) -> int | None:
 def _show(run: StreamRun, output: Path | None, out: Console) -> None:
     from edgeseq.bench import tables
     from edgeseq.bench.method import conditions
-    from edgeseq.bench.units import duration, significant, times
+    from edgeseq.bench.units import duration, plural, significant, times
     from edgeseq.cli.console import figures, notes, section, table
 
-    notes(out, run.warnings)
+    notes(out, tables.cautions(run))
     found = tables.results_table(run, run.references)
     out.print(figures(found))
     made = table("", "steps a call", "vs session.run", "real-time factor", "streams", "a core", right=("streams",))
@@ -102,7 +103,7 @@ def _show(run: StreamRun, output: Path | None, out: Console) -> None:
     for deadline in sorted(deadlines):
         out.print(f"streams: all step at once, and 99 % of the times are within {duration(deadline)}", soft_wrap=True)
     notes(out, found.notes)
-    out.print(f"{conditions(run)} {run.machine.cpu_model}, {run.machine.cores} cores.", soft_wrap=True)
+    out.print(f"{conditions(run)} {run.machine.cpu_model}, {plural(run.machine.cores, 'core')}.", soft_wrap=True)
     if output is not None:
         out.print(f"wrote {output}; next: edgeseq report {output} -o report.html", soft_wrap=True)
 

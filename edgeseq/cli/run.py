@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -74,12 +76,14 @@ def run(
     """Run a file on inputs, whole or as a stream, and print or write its outputs.
 
     A stream that reads lines or frames prints a line of JSON for each as soon as it is answered; with --json one
-    document at the end. It ends with its input, or by Ctrl-C.
+    document at the end, which holds the error alone where the input is refused. It ends with its input, or by Ctrl-C or
+    SIGTERM (exit code 143).
     """
     from edgeseq.cli.console import progress_bar
+    from edgeseq.lines import takes_steps
     from edgeseq.running import run_file
     from edgeseq.runtime.ranges import parse_ranges
-    from edgeseq.stepping import step_file, takes_steps
+    from edgeseq.stepping import step_file
 
     if frames is not None and not stream:
         raise WrongUsage("frames are for streams (--stream)")
@@ -95,10 +99,19 @@ def run(
     }
     if stream and not raw and takes_steps(inputs, frames):
         stepped = step_file(model, inputs, output, lines=lines, frames=frames, **choices)
-        return Reply(document=stepped, show=lambda out: _show_stepped(stepped, out))
+        return Reply(document=stepped, show=lambda out: _show_stepped(stepped, out), exit_code=_exit_code(stepped))
     with progress_bar() as progress:
         report = run_file(model, inputs, output, raw=raw, stream=stream, batch=batch, progress=progress, **choices)
     return Reply(document=report, show=lambda out: _show(report, out))
+
+
+def _exit_code(report: SteppingReport) -> int:
+    """0, or a shell's for the signal that ended the stream; stderr then says how far it came, whatever stdout holds."""
+    if report.interrupted_by is None:
+        return 0
+    kept = "" if report.state_path is None else f"; the state after them is in {report.state_path}"
+    sys.stderr.write(f"interrupted: chunks answered: {report.chunks} (steps: {report.steps}){kept}\n")
+    return 128 + signal.Signals[report.interrupted_by]
 
 
 def _show_stepped(report: SteppingReport, out: Console) -> None:

@@ -221,6 +221,10 @@ def _beginning(layer: Any, index: int | None, spec: RecurrentSpec) -> tuple[floa
     for state in states:
         if state.size and (state != state.flat[0]).any():
             raise UnsupportedLayer(layer.name, "its cell begins with states that are not one number all over")
+        if not np.isfinite(state).all():
+            raise UnsupportedLayer(
+                layer.name, "its cell begins with a state of NaN or infinity, which a file cannot tell. Use a number"
+            )
         if layer.stateful and state.any():
             raise UnsupportedLayer(
                 layer.name, "its cell begins with states other than zero, and reset_state() zeroes them"

@@ -110,7 +110,7 @@ def export(
     if streaming and not placed.states:
         raise Refused(
             "there is nothing to stream: the model has no recurrent layer and no causal convolution that carries a "
-            "state from chunk to chunk, so any file of it may be fed in chunks. Export without streaming"
+            "state from chunk to chunk. Export it without streaming"
         )
     if converted.loops and not allow_loop:
         raise _loop_refused(model, converted)

@@ -35,8 +35,8 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def article(name: str) -> str:
-    """``a`` or ``an``, for a class name in a message."""
-    return "an" if name[:1] in "AEIOU" else "a"
+    """``a`` or ``an``, for a class name in a message, as it is spoken: an LSTM, an RNN, a UnitNormalization."""
+    return "an" if name[:1] in "AEIO" or name.startswith(("LSTM", "RNN", "Up")) else "a"
 
 
 def shapes_of(arrays: Iterable[Any]) -> str:

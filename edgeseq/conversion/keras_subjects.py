@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from edgeseq.bench.answers import flatten
 from edgeseq.bench.record import KERAS_EXPORT, KERAS_PREDICT
 from edgeseq.bench.subjects import (
     Subject,
@@ -25,10 +26,13 @@ from edgeseq.bench.subjects import (
     model_size_bytes,
 )
 from edgeseq.conversion.bridge import working_tf2onnx
+from edgeseq.conversion.failures import reason_of, shapes_of
 from edgeseq.conversion.load import load
 from edgeseq.conversion.reference import reset_states
-from edgeseq.errors import WrongUsage
+from edgeseq.errors import InputMismatch, WrongUsage
 from edgeseq.files import StrPath
+from edgeseq.runtime import structure
+from edgeseq.runtime.manifest import load_manifest
 from edgeseq.runtime.providers import choose, open_session
 from edgeseq.runtime.ranges import GivenRanges
 
@@ -41,7 +45,7 @@ def side_by_side(
     provider_options: Mapping[str, str] | None = None,
     ranges: GivenRanges | None = None,
     threads: Sequence[int | None] | int | None = None,
-    batch: Sequence[int] | int = 1,
+    batch: Sequence[int] | int | None = None,
     time_steps: int | None = None,
     inputs: Any = None,
     lengths: StrPath | None = None,
@@ -55,7 +59,8 @@ def side_by_side(
     there is a pair of Keras's subjects for each: ``Keras predict, batch 32``. Otherwise as
     `edgeseq.bench.file_subjects`.
 
-    Raises WrongUsage without files, and what opening the model or a file raises.
+    Raises WrongUsage without files, InputMismatch where the model does not take what the first file takes or answers in
+    other shapes, and what opening the model or a file raises.
     """
     ours = file_subjects(
         files,
@@ -71,13 +76,50 @@ def side_by_side(
         seed=seed,
     )
     firsts = {subject.batch: subject for subject in reversed(ours) if subject.model == ours[0].model}
-    return (*_theirs(load(model).model, [firsts[rows] for rows in sorted(firsts, key=_place(ours))]), *ours)
+    loaded = load(model).model
+    _check_fits(loaded, ours[0])
+    return (*_theirs(loaded, [firsts[rows] for rows in sorted(firsts, key=_place(ours))]), *ours)
 
 
 def _place(subjects: Sequence[Subject]) -> Callable[[int], int]:
     """Where the first subject of a batch stands."""
     batches = [subject.batch for subject in subjects]
     return batches.index
+
+
+def _check_fits(model: Any, like: Subject) -> None:
+    """Raise InputMismatch unless the Keras model can be called as the file is, and its answers have the file's axes."""
+    try:
+        answers = _called(model, like.fed)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Keras itself says only which product of matrices failed.
+        takes = shapes_of(getattr(model, "inputs", None) or ()) or reason_of(error)
+        raise InputMismatch(
+            f"the Keras model does not take what {like.name} takes, {shapes_of(flatten(like.fed))}: {takes}. Name the "
+            "model that the file was exported from"
+        ) from error
+    manifest = None if like.path is None else load_manifest(like.path)
+    if manifest is None:
+        return
+    found = structure.flatten(answers, manifest.output_structure, "the Keras model's answer")
+    for spec in manifest.outputs:
+        shape = tuple(found[spec.name].shape)
+        fixed = [(axis, length) for axis, length in zip(spec.axes, shape, strict=False) if isinstance(axis, int)]
+        if len(shape) != len(spec.axes) or any(axis != length for axis, length in fixed):
+            raise InputMismatch(
+                f"the Keras model's answer has the shape {shape}, and {like.name}'s '{spec.name}' the axes "
+                f"{spec.axes}. Name the model that the file was exported from",
+                spec.name,
+            )
+
+
+def _called(model: Any, fed: Any) -> Any:
+    """The model's answers. Keras exports only models that were called; loading a file does not call its model."""
+    answers = model(keras.tree.map_structure(np.asarray, fed), training=False)
+    reset_states(model)
+    return answers
 
 
 def _theirs(model: Any, likes: Sequence[Subject]) -> Iterator[Subject]:
@@ -119,9 +161,7 @@ def _export(model: Any, path: Path, like: Subject, facts: dict[str, Any]) -> Sub
     facts = {**facts, "provider_options": like.provider_options, "threads": threads}
     try:
         if not path.exists():
-            # Keras exports only models that were called; loading a file does not call its model.
-            model(keras.tree.map_structure(np.asarray, like.fed), training=False)
-            reset_states(model)
+            _called(model, like.fed)
             with _exporter():
                 model.export(path, format="onnx", verbose=False)
         facts |= {"size_bytes": model_size_bytes(path), "file_sha256": file_sha256(path)}

@@ -82,6 +82,16 @@ class Signature:
 
         return dataclasses.replace(self, inputs=tuple(freed(spec) for spec in self.inputs))
 
+    def with_one_time(self) -> Signature:
+        """The same signature with one free time for all inputs that have one: a chunk is as many steps of each."""
+
+        def joined(spec: Input) -> Input:
+            if not self.runs_over_time(spec) or not isinstance(spec.axes[1], str):
+                return spec
+            return dataclasses.replace(spec, axes=(spec.axes[0], "time", *spec.axes[2:]))
+
+        return dataclasses.replace(self, inputs=tuple(joined(spec) for spec in self.inputs))
+
 
 def read_signature(model: Any, samples: Any = None) -> Signature:
     """The signature of a Sequential or functional model; of any other from `samples`, one batch of its inputs.

@@ -39,7 +39,7 @@ def answers(
     """
     _check_multiple(signature, given, multiple)
     if not has_state(model):
-        return keras_answers(model, signature, given, multiple=multiple)
+        return keras_answers(model, signature.with_one_time(), given, multiple=multiple)
     along = output_time_axes(inputs, outputs)
     random = np.random.default_rng(0)
     sizes = {axis: _FREE_LENGTH * multiple for spec in signature.inputs for axis in spec.axes if isinstance(axis, str)}

@@ -36,11 +36,11 @@ class Feed:
 
         Raises InputMismatch when they are nested in another way, or names are missing or unexpected.
         """
-        if isinstance(inputs, dict):
+        if isinstance(inputs, Mapping):
             if structure.is_dict(self._structure) and not self._is_by_name_only(inputs):
                 return structure.flatten(inputs, self._structure)
             structure.check_keys(inputs, self._names, "the input")
-            return inputs
+            return dict(inputs)
         if len(self._names) != 1:
             return structure.flatten(inputs, self._structure)
         # A single input: Keras takes x, [x] and (x,) alike, whatever the structure.
@@ -50,7 +50,7 @@ class Feed:
                 inputs = inputs[0]
         return {self._names[0]: inputs}
 
-    def _is_by_name_only(self, inputs: dict[str, Any]) -> bool:
+    def _is_by_name_only(self, inputs: Mapping[str, Any]) -> bool:
         """Whether the keys are the inputs' names, and not also what Keras calls them."""
         return inputs.keys() == set(self._names) and inputs.keys() != self._structure["dict"].keys()
 
@@ -63,7 +63,7 @@ class Feed:
         for name, dtype, axes, vocabulary in self._specs:
             array = values[name]
             if type(array) is not np.ndarray or array.dtype != dtype:
-                array = _converted(name, array, dtype)
+                array = converted(name, array, dtype)
             check_shape(name, array, axes, lengths)
             self.check_values(name, array, vocabulary)
             arrays[name] = array
@@ -130,7 +130,8 @@ def _check_finite(name: str, array: np.ndarray, kind: str) -> None:
     if not finite.all():
         raise InputMismatch(
             f"{kind} '{name}' holds NaN or infinity, first at {_first(~finite)}. Keras may answer NaN where "
-            "onnxruntime's LSTM, GRU and RNN answer a number that looks right. Fill or mask such steps first",
+            "onnxruntime's LSTM, GRU and RNN answer a number that looks right. "
+            + ("Fill or mask such steps first" if kind == "input" else "Start anew with reset()"),
             name,
         )
 
@@ -157,25 +158,32 @@ def shape_of(axes: Axes, lengths: Lengths) -> tuple[int, ...]:
     return tuple(axis if isinstance(axis, int) else lengths[axis] for axis in axes)
 
 
-def _converted(name: str, value: Any, dtype: np.dtype[Any]) -> np.ndarray:
-    """`value` as an array of `dtype`, when nothing but a float's precision is lost."""
+def converted(name: str, value: Any, dtype: np.dtype[Any], kind: str = "input") -> np.ndarray:
+    """`value` as an array of `dtype`, when nothing but a float's precision is lost. Raises InputMismatch."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputMismatch(
-            f"input '{name}' takes {dtype}; got a {type(value).__name__} that is no array ({error}). "
+            f"{kind} '{name}' takes {dtype}; got a {type(value).__name__} that is no array ({error}). "
             "Rows of unequal lengths must be padded first.",
             name,
         ) from error
     if array.dtype.kind not in _TAKEN[dtype.kind]:
-        advice = ". Text goes in with raw=True, if the file has preprocessing" if array.dtype.kind in "USO" else ""
-        raise InputMismatch(f"input '{name}' takes {_accepted(dtype)}; got dtype {array.dtype}{advice}", name)
+        raise InputMismatch(f"{kind} '{name}' takes {_accepted(dtype)}; got {_no_numbers(array)}", name)
     with np.errstate(invalid="ignore", over="ignore"):
-        converted = array.astype(dtype)
-    lost = np.isinf(converted) & np.isfinite(array) if dtype.kind == "f" else converted != array
+        found = array.astype(dtype)
+    lost = np.isinf(found) & np.isfinite(array) if dtype.kind == "f" else found != array
     if lost.any():
-        raise InputMismatch(f"input '{name}' takes {_accepted(dtype)}; got {array[lost][0]}", name)
-    return converted
+        raise InputMismatch(f"{kind} '{name}' takes {_accepted(dtype)}; got {array[lost][0]}", name)
+    return found
+
+
+def _no_numbers(array: np.ndarray) -> str:
+    """What is wrong with an array of a dtype that is not taken."""
+    if array.dtype == object and any(type(item) is int and not -(1 << 63) <= item < 1 << 64 for item in array.flat):
+        return "an integer of more than 64 bits"
+    advice = ". Text goes in with raw=True, if the file has preprocessing" if array.dtype.kind in "USO" else ""
+    return f"dtype {array.dtype}{advice}"
 
 
 def _accepted(dtype: np.dtype[Any]) -> str:

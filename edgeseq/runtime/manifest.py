@@ -80,6 +80,16 @@ class StateSpec:
     initial: float = 0.0
     """The value every element has before the first step."""
 
+    @property
+    def input_spec(self) -> TensorSpec:
+        """The graph input."""
+        return TensorSpec(name=self.input, dtype=self.dtype, axes=self.axes)
+
+    @property
+    def output_spec(self) -> TensorSpec:
+        """The graph output."""
+        return TensorSpec(name=self.output, dtype=self.dtype, axes=self.axes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSpec:
@@ -205,7 +215,7 @@ class Manifest:
         """
         try:
             found = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"its edgeseq manifest is not JSON ({error})") from error
         if not isinstance(found, dict) or not isinstance(found.get("format_version"), int):
             raise ValueError("its edgeseq manifest has no format version")
@@ -253,6 +263,13 @@ def time_axes(inputs: Sequence[TensorSpec]) -> dict[str, int]:
         surest, axis = max(found, key=lambda entry: len(entry[0].axes) >= 3)
         free = [(spec, place) for spec, place in found if spec.axes[place] == surest.axes[axis]]
     return {spec.name: axis for spec, axis in free}
+
+
+def fewest_steps(manifest: Manifest) -> int:
+    """The fewest time steps that the file takes as a chunk: the length of a fixed time axis, else `chunk_multiple`."""
+    along = time_axes(manifest.inputs)
+    lengths = (spec.axes[along[spec.name]] for spec in manifest.inputs if spec.name in along)
+    return next((length for length in lengths if isinstance(length, int)), manifest.chunk_multiple)
 
 
 def output_time_axes(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> dict[str, int]:

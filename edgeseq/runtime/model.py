@@ -169,8 +169,8 @@ class Model:
         shapes = tuple(array.shape for array in feed.values())
         with self.runner.lock:
             if shapes not in self._bounds:
-                given = [TensorSpec(name=it.input, dtype=it.dtype, axes=it.axes) for it in self.manifest.states]
-                self._bounds[shapes] = Bound(self.runner, [*self.inputs, *given], self.outputs, lengths)
+                given = [*self.inputs, *(state.input_spec for state in self.manifest.states)]
+                self._bounds[shapes] = Bound(self.runner, given, self.outputs, lengths)
             return self._bounds[shapes].run(feed)
 
     def nested(self, results: list[np.ndarray], *, raw: bool = False) -> Any:

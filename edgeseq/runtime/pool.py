@@ -8,24 +8,24 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from edgeseq.errors import InputMismatch, PoolClosed, PoolFull, StreamClosed, WrongUsage
 from edgeseq.runtime import saved_state
 from edgeseq.runtime.feed import Lengths
+from edgeseq.runtime.pool_queue import Item, Queue
 from edgeseq.runtime.pool_rows import Rows
-from edgeseq.runtime.pool_runs import Runs
+from edgeseq.runtime.pool_runs import Batch, Runs
 from edgeseq.runtime.pool_statistics import PoolStatistics, Recorder
-from edgeseq.runtime.states import checked
+from edgeseq.runtime.states import checked, to_bytes
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
     from types import TracebackType
 
     from edgeseq.runtime.model import Model
-    from edgeseq.runtime.pool_queue import Item, Queue
 
 
 class Engine:
@@ -37,25 +37,25 @@ class Engine:
         self.rows = Rows(model.manifest.states, self.runs.axis)
         self.recorder = Recorder()
         self.lock = threading.Lock()
-        """To be held while states are touched; the queue's lock is never taken inside it."""
+        """To be held while states are touched; never taken inside the queue's lock."""
         self.left: deque[int] = deque()
         """Rows of streams that ended where the lock could not be taken: a finalizer, the queue."""
 
-    def step(self, rows: list[int], xs: Sequence[Any], streams: Sequence[object]) -> list[Any]:
-        """The answers to `xs` of the `streams` whose states are in `rows`; the lock is held."""
-        batches = self.runs.batches(xs, streams)
+    def step(self, batches: Sequence[Batch], rows: list[int]) -> list[Any]:
+        """The answers by place; `rows` are those of the states, by place. The lock is held."""
         answers = self.runs.step(batches, rows, self.rows)
         self.recorder.ran([len(batch.places) for batch in batches])
         return answers
 
     def run(self, items: Sequence[Item]) -> list[Any]:
-        """The answers to what waited in the queue: one batch, checked."""
+        """The answers to what waited in the queue and fits into one run."""
+        batch = self.runs.together([item.chunk for item in items], range(len(items)))
         with self.lock:
-            batch = self.runs.together([item.chunk for item in items], range(len(items)))
-            rows = [item.stream.row for item in items]
-            answers = self.runs.step([batch], rows, self.rows)
-        self.recorder.ran([len(items)])
-        return answers
+            return self.step([batch], [item.stream.row for item in items])
+
+    def count_open(self) -> int:
+        """Streams that hold a row."""
+        return self.rows.taken - len(self.left)
 
 
 class Pool:
@@ -76,11 +76,18 @@ class Pool:
         if not real or not math.isfinite(max_wait_ms) or max_wait_ms < 0:
             raise WrongUsage(f"max_wait_ms must be a number of milliseconds, 0 or more; got {max_wait_ms!r}")
         self.max_streams = int(max_streams)
-        self._max_wait_ns, self._max_queue = int(max_wait_ms * 1e6), int(max_queue)
-        self._engine = Engine(model, int(max_batch))
+        self._engine = engine = Engine(model, int(max_batch))
+        self._queue = Queue(
+            engine.run,
+            engine.count_open,
+            engine.recorder,
+            max_batch=self.max_batch,
+            max_wait_ns=int(max_wait_ms * 1e6),
+            max_queue=int(max_queue),
+        )
+        # A pool that nobody closed ends with its last stream, or with the program.
+        weakref.finalize(self, self._queue.close, answer=False)
         self._numbers = itertools.count(1)
-        self._queue: Queue | None = None
-        self._starting = threading.Lock()
         self._closed = False
 
     @property
@@ -117,34 +124,23 @@ class Pool:
             raise WrongUsage(f"step takes a dict, stream to chunk; got a {type(chunks).__name__}")
         if not chunks:
             return {}
-        with self._engine.lock:
-            # Most streams may be stepped: looked at here, 64 of them take half as long.
-            rows = [
-                stream.row
-                if type(stream) is PooledStream and stream.pool is self and not stream.closed and not stream.queued
-                else self._row(stream)
-                for stream in chunks
-            ]
-            self._check_open()
-            answers = self._engine.step(rows, list(chunks.values()), list(chunks))
-        return dict(zip(chunks, answers, strict=True))
+        engine, streams = self._engine, list(chunks)
+        with engine.lock:
+            rows = self._rows(streams)
+            answers = engine.step(engine.runs.batches(list(chunks.values()), streams), rows)
+        return dict(zip(streams, answers, strict=True))
 
     def statistics(self) -> PoolStatistics:
         """Counts since the pool was made, and percentiles of the last chunks and runs."""
-        queue = self._queue
-        return self._engine.recorder.statistics(
-            streams=_count_open(self._engine), queued=0 if queue is None else len(queue)
-        )
+        return self._engine.recorder.statistics(streams=self._engine.count_open(), queued=len(self._queue))
 
     def close(self, *, answer: bool = True) -> None:
         """Take nothing more; what is queued is answered first or, without `answer`, fails with PoolClosed.
 
         Returns when that is done. To be called again as often as one likes.
         """
-        with self._starting:
-            self._closed = True
-        if self._queue is not None:
-            self._queue.close(answer=answer)
+        self._closed = True
+        self._queue.close(answer=answer)
 
     def __enter__(self) -> Pool:
         return self
@@ -154,48 +150,27 @@ class Pool:
     ) -> None:
         self.close()
 
-    def _started(self) -> Queue:
-        if self._queue is None:
-            with self._starting:
-                self._check_open()
-                if self._queue is None:
-                    # Bulk calls need no thread, and not what is imported for them.
-                    from edgeseq.runtime.pool_queue import Queue
-
-                    engine = self._engine
-                    queue = Queue(
-                        engine.run,
-                        lambda stream: stream.give_back(),
-                        lambda: _count_open(engine),
-                        engine.recorder,
-                        max_batch=self.max_batch,
-                        max_wait_ns=self._max_wait_ns,
-                        max_queue=self._max_queue,
-                    )
-                    # A pool that nobody closed ends with its last stream, or with the program.
-                    weakref.finalize(self, queue.close, answer=False)
-                    self._queue = queue
-        return self._queue
-
     def _check_open(self) -> None:
         if self._closed:
             raise PoolClosed("the pool is closed")
 
-    def _row(self, stream: PooledStream) -> int:
-        """The row of a stream that may be stepped, read and set."""
+    def _rows(self, streams: Sequence[PooledStream]) -> list[int]:
+        """Rows of streams that may be stepped, read and set; the engine's lock is held."""
+        self._check_open()
+        # Most streams may: a call for each of them would take twice as long.
+        return [
+            stream.row
+            if type(stream) is PooledStream and stream.pool is self and not stream.closed and not stream.queued
+            else self._refuse(stream)
+            for stream in streams
+        ]
+
+    def _refuse(self, stream: PooledStream) -> NoReturn:
         if type(stream) is not PooledStream or stream.pool is not self:
             raise WrongUsage(f"{stream!r} is no stream of this pool")
-        if stream.closed or self._closed or stream.queued:
-            raise self._reason(stream)
-        return stream.row
-
-    def _reason(self, stream: PooledStream) -> WrongUsage:
-        """Why a stream may not be touched."""
-        if self._closed:
-            return PoolClosed("the pool is closed", stream)
         if stream.closed:
-            return StreamClosed(f"{stream} is closed", stream)
-        return WrongUsage(f"{stream} has chunks in the queue, which come first: wait for their answers")
+            raise StreamClosed(f"{stream} is closed", stream)
+        raise WrongUsage(f"{stream} has chunks in the queue, which come first: wait for their answers")
 
 
 class PooledStream:
@@ -237,9 +212,7 @@ class PooledStream:
             chunk = self._engine.runs.check(x)
         except InputMismatch as error:
             raise InputMismatch(f"{self}: {error}", error.name, self) from error
-        if self.closed:
-            raise StreamClosed(f"{self} is closed", self)
-        return self.pool._started().put(self, chunk.copied())
+        return self.pool._queue.put(self, chunk.copied())
 
     async def afeed(self, x: Any) -> Any:
         """The answer, awaited in an asyncio event loop; as `feed`, which it raises the same errors as."""
@@ -250,7 +223,7 @@ class PooledStream:
     def reset(self) -> None:
         """Back to the initial state. Raises what `state` does."""
         with self._engine.lock:
-            self._engine.rows.reset(self.pool._row(self))
+            self._engine.rows.reset(*self.pool._rows([self]))
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -259,7 +232,7 @@ class PooledStream:
         Raises StreamClosed and PoolClosed, and WrongUsage while chunks are in the queue; setting it also InputMismatch.
         """
         with self._engine.lock:
-            return self._engine.rows.read(self.pool._row(self))
+            return self._engine.rows.read(*self.pool._rows([self]))
 
     @state.setter
     def state(self, states: Mapping[str, Any]) -> None:
@@ -267,11 +240,14 @@ class PooledStream:
         lengths: Lengths = {engine.runs.axis: 1} if isinstance(engine.runs.axis, str) else {}
         found = checked(states, engine.model.manifest.states, lengths, engine.model.feed)
         with engine.lock:
-            engine.rows.scatter(np.array([self.pool._row(self)]), found)
+            engine.rows.scatter(np.array(self.pool._rows([self])), found)
 
     def to_bytes(self) -> bytes:
-        """The states as bytes, for `restore` here or of a `Stream` of batch 1. Raises what `state` does."""
-        return saved_state.pack(self.state, model_hash=self._engine.model.manifest.model_hash, batch=1)
+        """The states as bytes, for `restore` here or of a `Stream` of batch 1.
+
+        Raises what `state` does, and WrongUsage for a state that overflowed, which `restore` would not take.
+        """
+        return to_bytes(self.state, self._engine.model, 1)
 
     def restore(self, data: bytes) -> None:
         """Go on from the states that `to_bytes` gave; raises what `Stream.restore` and `state` do."""
@@ -279,19 +255,13 @@ class PooledStream:
 
     def close(self) -> None:
         """Take no more chunks; those in the queue are answered still. To be called again as often as one likes."""
-        if self.closed:
-            return
-        with self.pool._starting:
-            queue = self.pool._queue
-            # Without a queue there is nothing in it, and a queue that starts now finds the stream closed.
-            self.closed = queue is None
-        if queue is None or queue.close_stream(self):
-            self.give_back()
+        self.pool._queue.close_stream(self)
 
     def give_back(self) -> None:
-        """Leave the row to others; the stream is closed and has no chunk left."""
-        # Once, whatever calls it: a finalizer that is called or detached is dead.
-        self._forgotten()
+        """Leave the row to others, where the stream is closed and has no chunk left."""
+        if self.closed and not self.queued:
+            # Once, whatever calls it: a finalizer that was called is dead.
+            self._forgotten()
 
     def __enter__(self) -> PooledStream:
         return self
@@ -300,8 +270,3 @@ class PooledStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _count_open(engine: Engine) -> int:
-    """Streams that hold a row."""
-    return engine.rows.taken - len(engine.left)

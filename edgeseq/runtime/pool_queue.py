@@ -11,13 +11,15 @@ import heapq
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeseq.errors import PoolClosed, PoolFull, StreamClosed
 from edgeseq.runtime.pool_runs import Chunk, Key
 from edgeseq.runtime.pool_statistics import Recorder
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 class Waiting(Protocol):
@@ -30,6 +32,9 @@ class Waiting(Protocol):
     row: int
     """Where its states lie."""
 
+    def give_back(self) -> None:
+        """Leave the row to others, where the stream is closed and has no chunk left."""
+
 
 class Item:
     """A chunk in the queue."""
@@ -37,6 +42,9 @@ class Item:
     __slots__ = ("chunk", "fed_ns", "future", "number", "stream")
 
     def __init__(self, number: int, stream: Waiting, chunk: Chunk):
+        # Bulk calls need no future, nor the many modules that come with it.
+        from concurrent.futures import Future
+
         self.number, self.stream, self.chunk = number, stream, chunk
         self.future: Future[Any] = Future()
         self.fed_ns = time.perf_counter_ns()
@@ -52,13 +60,12 @@ class Queue:
     """At most `max_queue` chunks, and the thread that has them answered by `run`, in batches of at most `max_batch`.
 
     A batch waits for others up to `max_wait_ns`, unless every stream that is open has a chunk in the queue already.
-    `leave` is called for a closed stream whose last chunk was answered, with the queue's lock held.
+    The thread starts with the first chunk.
     """
 
     def __init__(
         self,
         run: Run,
-        leave: Callable[[Any], None],
         count_open: Callable[[], int],
         recorder: Recorder,
         *,
@@ -66,10 +73,13 @@ class Queue:
         max_wait_ns: int,
         max_queue: int,
     ):
-        self._run, self._leave, self._count_open, self._recorder = run, leave, count_open, recorder
+        self._run, self._count_open, self._recorder = run, count_open, recorder
         self._max_batch, self._max_wait_ns, self._max_queue = max_batch, max_wait_ns, max_queue
-        # Its lock may be taken again inside: a pool that nobody holds is closed wherever it is found to be garbage.
-        self._changed = threading.Condition()
+        # Its lock may be taken again inside: garbage collection closes pools and streams wherever it happens.
+        self._changed = threading.Condition(recorder.lock)
+        # One that closing does not take: it happens also in a thread that is waited for until it has started.
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
         self._heaps: dict[Key, list[Item]] = {}
         self._heads = 0
         self._number = 0
@@ -77,28 +87,29 @@ class Queue:
         self._broken: BaseException | None = None
         self._items: set[Item] = set()
         self._batch: list[Item] = []
-        self._thread = threading.Thread(target=self._work, name="edgeseq pool", daemon=True)
-        self._thread.start()
 
     def __len__(self) -> int:
         return len(self._items)
 
     def put(self, stream: Waiting, chunk: Chunk) -> Future[Any]:
         """The answer to come. Raises StreamClosed, PoolClosed and PoolFull."""
+        if self._thread is None:
+            self._start()
         with self._changed:
-            if stream.closed:
-                raise StreamClosed(f"{stream} is closed", stream)
             if self._broken is not None or self._closing:
                 raise self._closed() from self._broken
-            if not self._thread.is_alive():
+            if self._thread is None or not self._thread.is_alive():
                 raise PoolClosed("the pool's thread is not in this process: open models and pools after a fork")
             if len(self._items) >= self._max_queue:
                 self._recorder.count(refused=1)
                 raise PoolFull("chunks", self._max_queue, "Feed it slower, wait for answers, or raise max_queue")
             item = Item(self._number, stream, chunk)
+            # Nothing may come between: garbage that was found while the item was made may have closed the stream.
+            if stream.closed:
+                raise StreamClosed(f"{stream} is closed", stream)
+            stream.queued.append(item)
             self._number += 1
             self._items.add(item)
-            stream.queued.append(item)
             if len(stream.queued) == 1:
                 heap = self._push(item)
                 # The thread wakes for the first chunk and for a full batch, and is left alone between.
@@ -106,11 +117,13 @@ class Queue:
                     self._changed.notify()
             return item.future
 
-    def close_stream(self, stream: Waiting) -> bool:
-        """Take no more chunks of `stream`. Whether none is left; otherwise `leave` is called after the last."""
+    def close_stream(self, stream: Waiting) -> None:
+        """Take no more chunks of `stream`, which gives its row back after the last."""
         with self._changed:
             stream.closed = True
-            return not stream.queued
+            stream.give_back()
+            # All that are still open may have a chunk in the queue.
+            self._changed.notify()
 
     def close(self, *, answer: bool) -> None:
         """End the thread: with `answer` what is queued is answered first, without it fails with PoolClosed.
@@ -119,16 +132,19 @@ class Queue:
         """
         with self._changed:
             self._closing = True
-            dropped = [] if answer else [item for heap in self._heaps.values() for item in heap]
-            dropped += [] if answer else [item for item in self._items if item.stream.queued[0] is not item]
-            if not answer:
-                self._heaps.clear()
-                self._heads = 0
-                self._forget(dropped)
             self._changed.notify()
-        self._fail(dropped)
-        if threading.current_thread() is not self._thread:
+        if not answer:
+            self._drop()
+        # Without a thread, or while it starts, nothing was queued.
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and not self._closing:
+                thread = threading.Thread(target=self._work, name="edgeseq pool", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _push(self, item: Item) -> list[Item]:
         heap = self._heaps.setdefault(item.chunk.key, [])
@@ -140,21 +156,15 @@ class Queue:
         return len(heap) >= self._max_batch or self._heads >= self._count_open()
 
     def _work(self) -> None:
-        broken: BaseException | None = None
         try:
             while self._take_next():
                 self._answer(self._batch)
                 # Nothing of a batch is to live on while the thread waits: streams that nobody holds are given back.
                 self._batch = []
         except BaseException as error:  # noqa: BLE001 (whoever waits for an answer is told of it)
-            broken = error
-        with self._changed:
-            self._closing, self._broken = True, broken
-            left = sorted({*self._items, *(item for item in self._batch if not item.future.done())})
-            self._heaps.clear()
-            self._forget(left)
-        self._batch = []
-        self._fail(left)
+            self._broken = error
+            unanswered, self._batch = [item for item in self._batch if not item.future.done()], []
+            self._drop(unanswered)
 
     def _take_next(self) -> bool:
         """Wait for the next batch; False when there is none to come."""
@@ -195,17 +205,27 @@ class Queue:
             queued.popleft()
             if queued:
                 self._push(queued[0])
-            elif item.stream.closed:
-                self._leave(item.stream)
+            else:
+                item.stream.give_back()
 
-    def _forget(self, items: Sequence[Item]) -> None:
-        for item in items:
-            if item not in self._items:
-                continue
-            self._items.discard(item)
-            item.stream.queued.remove(item)
-            if item.stream.closed and not item.stream.queued:
-                self._leave(item.stream)
+    def _drop(self, unanswered: Iterable[Item] = ()) -> None:
+        """Fail all that waits, and what is `unanswered` of a batch: the pool gives no answers any more."""
+        with self._changed:
+            self._heaps.clear()
+            self._heads = 0
+            dropped = sorted({*unanswered, *self._items.difference(self._batch)})
+            for item in self._items.intersection(dropped):
+                self._items.discard(item)
+                item.stream.queued.remove(item)
+                item.stream.give_back()
+        for item in dropped:
+            if item.future.running() or item.future.set_running_or_notify_cancel():
+                error = self._closed()
+                error.__cause__ = self._broken
+                item.future.set_exception(error)
+                self._recorder.count(failed=1)
+            else:
+                self._recorder.count(cancelled=1)
 
     def _answer(self, batch: list[Item]) -> None:
         began_ns = time.perf_counter_ns()
@@ -231,17 +251,6 @@ class Queue:
                 return [None], [error]
         alone = [self._outcome([item]) for item in batch]
         return [answers[0] for answers, _ in alone], [errors[0] for _, errors in alone]
-
-    def _fail(self, items: Sequence[Item]) -> None:
-        """End `items`, which are off the queue, with the reason that the pool gives no answers any more."""
-        for item in items:
-            if item.future.running() or item.future.set_running_or_notify_cancel():
-                error = self._closed()
-                error.__cause__ = self._broken
-                item.future.set_exception(error)
-                self._recorder.count(failed=1)
-            else:
-                self._recorder.count(cancelled=1)
 
     def _closed(self) -> PoolClosed:
         if self._broken is None:

@@ -66,15 +66,6 @@ class Rows:
         """The states of `rows`, in this order, until they change."""
         return {name: array[rows] for name, array in self._arrays.items()}
 
-    def gather_into(self, places: Mapping[str, np.ndarray], rows: Index) -> None:
-        """Copy the states of `rows`, in this order, to `places`."""
-        for name, array in self._arrays.items():
-            if isinstance(rows, slice):
-                places[name][...] = array[rows]
-            else:
-                # With "raise" numpy would copy to a place of its own first.
-                array.take(rows, axis=0, out=places[name], mode="clip")
-
     def scatter(self, rows: Index, states: Mapping[str, np.ndarray]) -> None:
         """Make `states` those of `rows`."""
         for name, array in self._arrays.items():

@@ -9,8 +9,7 @@ import numpy as np
 
 from edgeseq.errors import InputMismatch, WrongUsage
 from edgeseq.runtime.feed import Lengths, check_chunk
-from edgeseq.runtime.pool_bound import BoundRuns
-from edgeseq.runtime.pool_rows import Index, Rows, index_of
+from edgeseq.runtime.pool_rows import Rows, index_of
 from edgeseq.runtime.ranges import check_lengths
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ class Runs:
         """The most rows of a run: fewer than were asked for where the file, or its engine, takes no more."""
         self._state_names = [spec.input for spec in model.manifest.states]
         self._wanted = [spec.name for spec in model.outputs] + [spec.output for spec in model.manifest.states]
-        self._bound = BoundRuns(model)
         self._known: dict[tuple[int, ...], Key] = {}
         """Shapes that passed all checks, and the key of theirs; only for a file of one input."""
 
@@ -201,30 +199,17 @@ class Runs:
         ran = []
         for batch in batches:
             chosen = index_of([rows[place] for place in batch.places] if len(batches) > 1 else rows)
-            results, states = self._run(batch.feed, chosen, held)
-            if len(batches) > 1:
-                states = {name: array.copy() for name, array in states.items()}
-            ran.append((batch, chosen, results, states))
+            ran.append((batch, chosen, self._model.run(self._wanted, {**batch.feed, **held.gather(chosen)})))
         answers: list[Any] = [None] * len(rows)
-        for batch, chosen, results, states in ran:
-            held.scatter(chosen, states)
-            apart = self._apart(results, batch.bare)
+        for batch, chosen, results in ran:
+            states = results[len(self._model.outputs) :]
+            held.scatter(chosen, dict(zip(self._state_names, states, strict=True)))
+            apart = self._apart(results[: len(self._model.outputs)], batch.bare)
             if len(batches) == 1 and isinstance(batch.places, range):
                 return apart
             for place, answer in zip(batch.places, apart, strict=True):
                 answers[place] = answer
         return answers
-
-    def _run(
-        self, feed: dict[str, np.ndarray], rows: Index, held: Rows
-    ) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-        """The outputs, new arrays, and the states that follow, which the next run may write over."""
-        bound = self._bound.find(feed)
-        if bound is not None:
-            return bound.run(feed, rows, held)
-        results = self._model.run(self._wanted, {**feed, **held.gather(rows)})
-        count = len(results) - len(self._state_names)
-        return results[:count], dict(zip(self._state_names, results[count:], strict=True))
 
     def _apart(self, results: list[np.ndarray], bare: bool) -> list[Any]:
         """The answers row by row: each is a part of an array that it shares with the others, and overlaps none."""

@@ -77,33 +77,34 @@ class Recorder:
     """Counts and times, from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
+        """The queue's too: what garbage collection closes inside one lock would wait for a thread that waits for it."""
         self._batch_sizes, self._queue_ns, self._latency_ns = _Ring(), _Ring(), _Ring()
         self._answered = self._failed = self._cancelled = self._refused = self._runs = 0
 
     def ran(self, batch_sizes: Sequence[int]) -> None:
         """Runs of so many rows, all answered."""
-        with self._lock:
+        with self.lock:
             self._runs += len(batch_sizes)
             self._answered += sum(batch_sizes)
             self._batch_sizes.add(batch_sizes)
 
     def waited(self, queue_ns: Sequence[int], latency_ns: Sequence[int]) -> None:
         """Times of queued chunks."""
-        with self._lock:
+        with self.lock:
             self._queue_ns.add(queue_ns)
             self._latency_ns.add(latency_ns)
 
     def count(self, *, failed: int = 0, cancelled: int = 0, refused: int = 0) -> None:
         """Chunks that were not answered."""
-        with self._lock:
+        with self.lock:
             self._failed += failed
             self._cancelled += cancelled
             self._refused += refused
 
     def statistics(self, *, streams: int, queued: int) -> PoolStatistics:
         """As of now."""
-        with self._lock:
+        with self.lock:
             return PoolStatistics(
                 streams=streams,
                 queued=queued,

@@ -1,4 +1,5 @@
-"""What comes again and again, an array like the last one's on the CPU: little more than the run is left of it.
+"""What comes again and again, arrays like the last ones on the CPU: the memory of their runs stays, and of one like the
+last little more than the run is left.
 
 Where a run takes a few microseconds, what Python does around it is a third of a step: so nothing is made, looked up or
 checked here that the last step has settled.
@@ -14,38 +15,47 @@ import numpy as np
 
 from edgeseq.runtime import providers
 from edgeseq.runtime.bound import Bound, Runner, States
-from edgeseq.runtime.feed import Feed, Lengths
+from edgeseq.runtime.feed import Feed, Lengths, shape_of
 from edgeseq.runtime.manifest import Manifest
 from edgeseq.runtime.states import initial
 
 # Of arrays larger than this together, the run takes so long that nobody finds the checks, and copies would cost.
 _MOST_BYTES = 1 << 20
 _MOST_THREADS = 16
+# Making a repeat takes as long as five calls by it save: who has that many of a shape may well have as many more, and
+# what comes in many lengths pays at most twice.
+_PAYS_AFTER = 5
+
+
+def is_kept(manifest: Manifest, lengths: Lengths) -> bool:
+    """Whether memory is kept for what goes in and out at these `lengths` when they come again.
+
+    It is not for large arrays, nor where the length of an output is known only after the run.
+    """
+    specs = (*manifest.inputs, *manifest.outputs)
+    if not all(isinstance(axis, int) or axis in lengths for spec in specs for axis in spec.axes):
+        return False
+    sizes = (math.prod(shape_of(spec.axes, lengths)) * np.dtype(spec.dtype).itemsize for spec in specs)
+    return sum(sizes) <= _MOST_BYTES
 
 
 class Repeat:
-    """Runs by `bound`, for a file of one input that is checked by `feed`."""
+    """Runs by `bound`, whose lengths are all known, for a file of one input that is checked by `feed`."""
 
-    def __init__(self, bound: Bound, feed: Feed, place: np.ndarray, answers: list[np.ndarray]):
+    def __init__(self, bound: Bound, feed: Feed):
         assert feed.only is not None
+        [place], answers = bound.arrays()
         self._bindings, self._session = bound.bindings, bound.runner.session
         self._states = bound.states
         self._feed, (self._name, self._dtype, _, self._vocabulary) = feed, feed.only
-        self._place, self._shape, self._answers = place, place.shape, answers
+        self._place, self._shape = place, place.shape
+        self._answers = [answer for answer in answers if answer is not None]
         self._numbers = place.reshape(-1) if feed.takes_finite_only(self._dtype) else None
 
     @classmethod
     def of(cls, bound: Bound, feed: Feed) -> Repeat | None:
         """None where a run is more than a run: on a device, with its proof or a CUDA graph, or with several inputs."""
-        places, answers = bound.arrays()
-        alone = feed.only is not None and len(places) == 1 and bound.runner.is_plain
-        known = [answer for answer in answers if answer is not None]
-        return cls(bound, feed, places[0], known) if alone and len(known) == len(answers) else None
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of what is copied in and out."""
-        return self._place.nbytes + sum(answer.nbytes for answer in self._answers)
+        return cls(bound, feed) if feed.only is not None and bound.runner.is_plain else None
 
     def step(self, x: Any) -> list[np.ndarray] | None:
         """As `Bound.run`, for the one input; None, and nothing done, for anything but an array like the last step's.
@@ -79,7 +89,7 @@ class Calls:
     def __init__(self, runner: Runner, manifest: Manifest, feed: Feed):
         self._runner, self._manifest, self._feed = runner, manifest, feed
         self._last: tuple[int, ...] | None = None
-        self._made = 0
+        self._long = 0
         self._free: list[Repeat] = []
 
     def again(self, x: Any) -> list[np.ndarray] | None:
@@ -96,23 +106,27 @@ class Calls:
             free.append(repeat)
 
     def settle(self, feed: Mapping[str, np.ndarray], lengths: Lengths) -> None:
-        """Take note of a call that went the long way: the second of a shape in a row promises a third."""
+        """Take note of a call that went the long way: `_PAYS_AFTER` of a shape in a row promise more.
+
+        Each after those, while none is free, comes from another thread; while one is, from what never goes the short
+        way, as lists.
+        """
         if self._feed.only is None or not self._runner.is_plain:
             return
         shape = feed[self._feed.only[0]].shape
         if shape != self._last:
-            self._last, self._made, self._free = shape, 0, []
-        elif self._made < _MOST_THREADS:
-            self._made += 1
-            free, repeat = self._free, self._repeat(lengths)
-            if repeat is not None and repeat.size_bytes <= _MOST_BYTES:
-                free.append(repeat)
+            self._last, self._long, self._free = shape, 0, []
+        free = self._free
+        if not free:
+            self._long += 1
+            if 0 <= self._long - _PAYS_AFTER < _MOST_THREADS and is_kept(self._manifest, lengths):
+                free.append(self._repeat(lengths))
 
-    def _repeat(self, lengths: Lengths) -> Repeat | None:
+    def _repeat(self, lengths: Lengths) -> Repeat:
         manifest, states = self._manifest, None
         if manifest.states:
             states = States(self._runner, manifest.states, lengths)
             # Into the set that every run reads: the other one is written over.
             states.current = 1
             states.write(initial(manifest.states, lengths))
-        return Repeat.of(Bound(self._runner, manifest.inputs, manifest.outputs, lengths, states), self._feed)
+        return Repeat(Bound(self._runner, manifest.inputs, manifest.outputs, lengths, states), self._feed)

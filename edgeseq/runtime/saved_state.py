@@ -67,7 +67,7 @@ def unpack(data: bytes, *, model_hash: str, batch: int) -> dict[str, np.ndarray]
     try:
         header = document.read(_Header, json.loads(content[_HEAD.size : _HEAD.size + header_bytes]))
         states = dict(_elements(header, content, _HEAD.size + header_bytes))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InvalidState(f"it is damaged: {error}") from error
     if header.model_hash != model_hash:
         raise StateMismatch("model", header.model_hash[:12] or "unnamed", model_hash[:12] or "unnamed")

@@ -7,7 +7,7 @@ from typing import Any
 from edgeseq.errors import InvalidFile
 from edgeseq.files import StrPath
 from edgeseq.runtime import structure
-from edgeseq.runtime.manifest import Manifest, StateSpec, Structure, TensorSpec
+from edgeseq.runtime.manifest import Manifest, Structure, TensorSpec
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -61,8 +61,8 @@ def describe(path: StrPath, session: Any) -> Manifest:
 
 def check(path: StrPath, session: Any, manifest: Manifest) -> None:
     """Raise InvalidFile unless `manifest` and the graph have the same inputs and outputs."""
-    states_in = [_as_tensor(state, state.input) for state in manifest.states]
-    states_out = [_as_tensor(state, state.output) for state in manifest.states]
+    states_in = [state.input_spec for state in manifest.states]
+    states_out = [state.output_spec for state in manifest.states]
     for what, specs, arguments in (
         ("input", [*manifest.inputs, *states_in], session.get_inputs()),
         ("output", [*manifest.outputs, *states_out], session.get_outputs()),
@@ -97,10 +97,6 @@ def _check_structure(path: StrPath, what: str, specs: tuple[TensorSpec, ...], ne
         raise InvalidFile(path, f"its manifest's {what} structure is damaged ({error})") from error
     if found != {spec.name for spec in specs}:
         raise InvalidFile(path, f"its manifest's {what} structure holds {sorted(found)}, not the {what}s' names")
-
-
-def _as_tensor(state: StateSpec, name: str) -> TensorSpec:
-    return TensorSpec(name=name, dtype=state.dtype, axes=state.axes)
 
 
 def _flat(specs: tuple[TensorSpec, ...]) -> Structure:

@@ -12,11 +12,11 @@ import numpy as np
 from edgeseq.errors import WrongUsage
 from edgeseq.runtime import saved_state
 from edgeseq.runtime.bound import Bound, Runner, States
-from edgeseq.runtime.feed import Lengths, check_chunk
+from edgeseq.runtime.feed import Lengths, check_chunk, check_shape
 from edgeseq.runtime.manifest import Manifest
 from edgeseq.runtime.ranges import check_lengths
-from edgeseq.runtime.repeat import Repeat
-from edgeseq.runtime.states import checked
+from edgeseq.runtime.repeat import Repeat, is_kept
+from edgeseq.runtime.states import checked, to_bytes
 
 if TYPE_CHECKING:
     from edgeseq.runtime.model import Model
@@ -25,14 +25,15 @@ _MOST_BOUNDS = 4
 
 
 class Lane:
-    """The memory of one stream on the device that computes: its states, and what a step of each shape needs."""
+    """The memory of one stream on the device that computes: its states, and what a step of some shapes needs."""
 
     def __init__(self, runner: Runner, manifest: Manifest, lengths: Lengths):
         self.states = States(runner, manifest.states, lengths)
         self._runner, self._manifest = runner, manifest
-        self._bounds: dict[tuple[tuple[int, ...], ...], Bound] = {}
-        self.latest: Bound
-        """Of the last step."""
+        self._wanted = [*(spec.name for spec in manifest.outputs), *(spec.output for spec in manifest.states)]
+        self._bounds: dict[tuple[tuple[int, ...], ...], Bound | None] = {}
+        self.latest: Bound | None = None
+        """What the last step ran by; None where nothing was kept for it."""
 
     @classmethod
     def take(cls, runner: Runner, manifest: Manifest, lengths: Lengths) -> Lane:
@@ -45,16 +46,30 @@ class Lane:
         return cls(runner, manifest, lengths)
 
     def step(self, feed: Mapping[str, np.ndarray], lengths: Lengths) -> list[np.ndarray]:
-        """As `Bound.run`. Chunks of a few shapes are remembered, the last used ones."""
+        """As `Bound.run`. Chunks of a few shapes are remembered, the last used ones.
+
+        A device needs memory for each of them; on the CPU it is made where a shape comes again, and is small.
+        """
         shapes = tuple(array.shape for array in feed.values())
-        bound = self._bounds.pop(shapes, None)
-        if bound is None:
+        seen, bound = shapes in self._bounds, self._bounds.pop(shapes, None)
+        if bound is None and (self._runner.device[0] != "cpu" or (seen and is_kept(self._manifest, lengths))):
             bound = Bound(self._runner, self._manifest.inputs, self._manifest.outputs, lengths, self.states)
-            # Graphs are counted, and stay: onnxruntime would not free them with their buffers.
-            if len(self._bounds) == _MOST_BOUNDS and not self._runner.graphs:
-                del self._bounds[next(iter(self._bounds))]
+        # Graphs are counted, and stay: onnxruntime would not free them with their buffers.
+        if len(self._bounds) == _MOST_BOUNDS and not self._runner.graphs:
+            del self._bounds[next(iter(self._bounds))]
         self._bounds[shapes] = self.latest = bound
-        return bound.run(feed)
+        return self._once(feed) if bound is None else bound.run(feed)
+
+    def _once(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """As `Bound.run`, by arrays where they lie on the CPU."""
+        specs, held = self._manifest.states, self.states.sets[self.states.current]
+        given = {name: buffer.array for name, buffer in held.items() if buffer.array is not None}
+        results = self._runner.run(self._wanted, {**feed, **given})
+        after = results[len(results) - len(specs) :]
+        for spec, array in zip(specs, after, strict=True):
+            check_shape(spec.output, array, spec.axes, self.states.lengths, kind="state")
+        self.states.write(dict(zip(held, after, strict=True)))
+        return results[: len(results) - len(specs)]
 
 
 class Stream:
@@ -77,7 +92,6 @@ class Stream:
         self._lane: Lane | None = None
         self._leave: Callable[[], Any] = lambda: None
         self._started = False  # until the first step after a reset the states are the initial ones, not the lane's
-        self._last: Bound | None = None
         self._again: Repeat | None = None
 
     def step(self, x: Any) -> Any:
@@ -104,9 +118,7 @@ class Stream:
             lane = self._begin(known, self._model.initial_states(known))
             results = lane.step(feed, lengths)
             self._lengths, self._started = known, True
-        # The second step of a shape in a row promises a third.
-        again = lane.latest is self._last
-        self._last, self._again = lane.latest, Repeat.of(lane.latest, self._model.feed) if again else None
+        self._again = None if lane.latest is None else Repeat.of(lane.latest, self._model.feed)
         return self._model.nested(results)
 
     def reset(self, rows: Iterable[int] | None = None) -> None:
@@ -118,7 +130,10 @@ class Stream:
             else:
                 self._lengths, self._started, self._again = self._start, False, None
             return
-        chosen = list(rows)
+        try:
+            chosen = list(rows)
+        except TypeError:
+            raise WrongUsage(f"rows must be a list of integers; got {rows!r}") from None
         whole = all(isinstance(row, (int, np.integer)) and not isinstance(row, bool) for row in chosen)
         if not whole or not all(0 <= row < self.batch for row in chosen):
             raise WrongUsage(f"rows must be integers from 0 to {self.batch - 1}; got {chosen}")
@@ -152,9 +167,10 @@ class Stream:
     def to_bytes(self) -> bytes:
         """The states as bytes, for `restore` in any process and on any machine with the same model.
 
-        Raises WrongUsage before the first step of a file whose states take their size from the input.
+        Raises WrongUsage before the first step of a file whose states take their size from the input, and for a state
+        that overflowed, which `restore` would not take.
         """
-        return saved_state.pack(self.state, model_hash=self._model.manifest.model_hash, batch=self.batch)
+        return to_bytes(self.state, self._model, self.batch)
 
     def restore(self, data: bytes) -> None:
         """Go on from the states that `to_bytes` gave; a quantized form of the same model takes them too.
@@ -176,7 +192,7 @@ class Stream:
 
     def _begin(self, lengths: Lengths, states: Mapping[str, np.ndarray]) -> Lane:
         """The memory for states of these lengths, with `states` in it."""
-        self._last = self._again = None
+        self._again = None
         if self._lane is not None and self._lane.states.lengths == lengths:
             self._lane.states.write(states)
             return self._lane

@@ -59,7 +59,7 @@ def is_dict(structure: Structure) -> bool:
 
 def check_keys(value: Any, keys: Sequence[str], where: str) -> None:
     """Raise InputMismatch unless `value` is a dict with exactly `keys`; the message lists missing and unexpected."""
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise InputMismatch(f"{where} is a dict with the keys {_listed(keys)}; got {_described(value)}")
     missing = [key for key in keys if key not in value]
     unexpected = [key for key in value if key not in keys]

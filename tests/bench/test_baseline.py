@@ -111,6 +111,13 @@ def test_lengths_put_together_otherwise_cannot_be_compared(make_run: Any, make_r
     assert "the share of valid steps was 52% in the baseline and is 95% now" in against(0.95).reason
 
 
+def test_lengths_drawn_otherwise_from_one_file_cannot_be_compared(make_run: Any, make_result: Any) -> None:
+    then = make_run(make_result(lengths=LENGTHS))
+    now = make_run(make_result(lengths=dataclasses.replace(LENGTHS, longest=163)))
+    reason = compare_to_baseline(now, then).rows[0].reason
+    assert "what was fed of it was 1 to 3 steps, median 2 in the baseline and is 1 to 163 steps, median 2 now" in reason
+
+
 def test_subjects_of_the_baseline_only_are_listed(make_run: Any, make_result: Any) -> None:
     comparison = compare_to_baseline(make_run(make_result("a")), make_run(make_result("a"), make_result("gone")))
     assert [(row.name, row.verdict) for row in comparison.rows] == [("a", "no difference"), ("gone", "not comparable")]
@@ -186,6 +193,20 @@ def test_whether_it_is_the_same_file_is_said(make_run: Any, make_result: Any) ->
     [other] = compare_to_baseline(make_run(make_result(file_sha256="cd" * 32)), make_run(make_result())).rows
     assert other.verdict == "no difference"
     assert "same file" not in other.reason
+    assert "; the file has changed since" in other.reason
+    [unknown] = compare_to_baseline(make_run(make_result(file_sha256=None)), make_run(make_result())).rows
+    assert "file" not in unknown.reason
+
+
+def test_what_remains_after_the_machines_share_is_not_the_machines(make_run: Any, make_result: Any) -> None:
+    then = make_run(make_result(round_p50_ns=rounds(1.0, 1)), disturbance=probed(*rounds(2.0, 3)))
+    now = make_run(make_result(round_p50_ns=rounds(1.088, 2)), disturbance=probed(*rounds(2.11, 4)))
+    [row] = compare_to_baseline(now, then).rows
+    assert (row.verdict, row.regression) == ("no difference", False)
+    assert row.reason.endswith("it is slower also beyond what the machine was, but not certainly by 2.5%")
+    [row] = compare_to_baseline(then, now).rows
+    assert (row.verdict, row.regression) == ("no difference", False)
+    assert row.reason.endswith("it is faster also beyond what the machine was, but not certainly by 2.5%")
 
 
 def test_runs_on_a_noisy_machine_and_other_scenarios_are_told(make_run: Any, make_result: Any) -> None:

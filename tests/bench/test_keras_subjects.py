@@ -13,7 +13,7 @@ from tf2onnx import tfonnx
 from edgeseq.bench import Settings, Subject, run_benchmark
 from edgeseq.bench.answers import compare_answers, flatten
 from edgeseq.conversion.keras_subjects import _exporter, _theirs, side_by_side
-from edgeseq.errors import MissingInput, WrongUsage
+from edgeseq.errors import InputMismatch, MissingInput, WrongUsage
 
 # One float32 model by two libraries: sums are taken in another order.
 TOLERANCE = 1e-5
@@ -180,6 +180,23 @@ def test_keras_is_fed_the_same_cycle(make_lstm: Any, tmp_path: Path) -> None:
             difference, _ = compare_answers(flatten(subject.call()), expected)
             assert difference is not None
             assert difference <= TOLERANCE
+
+
+def test_a_model_that_is_not_the_files_is_refused(make_lstm: Any, tmp_path: Path) -> None:
+    layers = keras.layers
+    for inputs, cell, said in (
+        (
+            keras.Input((None, 8)),
+            layers.LSTM(4),
+            r"the Keras model does not take what lstm.onnx takes, \(1, 100, 3\): \(None, None, 8\)",
+        ),
+        (keras.Input((None, 3)), layers.LSTM(5), r"answer has the shape \(1, 5\), and lstm.onnx's 'y' the axes"),
+        (keras.Input((None, 3)), layers.LSTM(4, return_sequences=True), r"answer has the shape \(1, 100, 4\)"),
+    ):
+        with pytest.raises(InputMismatch, match=said):
+            side_by_side(keras.Sequential([inputs, cell]), [make_lstm()])
+    [subject] = side_by_side(keras.Sequential([keras.Input((None, 3)), layers.LSTM(4)]), [make_lstm()])[-1:]
+    assert subject.name == "lstm.onnx"
 
 
 def test_wrong_calls_are_errors_not_results(tmp_path: Path, make_lstm: Any) -> None:

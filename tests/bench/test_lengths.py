@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgeseq.bench.lengths import FileLengths, length_inputs, read_lengths
+from edgeseq.bench.lengths import FileLengths, _means_of_parts, length_inputs, read_lengths
 from edgeseq.errors import InvalidFile, MissingInput, WrongUsage
 from edgeseq.runtime.manifest import Manifest, MaskSpec, TensorSpec
 from edgeseq.runtime.preprocessing import Preprocessing
@@ -116,8 +118,14 @@ def test_arrays_of_lengths(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match="whole numbers; it holds float64"):
         read_lengths(tmp_path / "l.npy", manifest())
     np.savez(tmp_path / "l.npz", a=np.array([7]), b=np.array([8]))
-    with pytest.raises(InvalidFile, match="it holds a, b, and not the model's input 'x'"):
+    with pytest.raises(InvalidFile, match="it holds a, b, and which of them are the lengths is not told"):
         read_lengths(tmp_path / "l.npz", manifest())
+    # Other lengths beside those of the input that counts would be left out without a word.
+    np.savez(tmp_path / "l.npz", x=np.array([7]), b=np.array([8]))
+    with pytest.raises(InvalidFile, match="it holds x, b, and which of them"):
+        read_lengths(tmp_path / "l.npz", manifest())
+    np.savez(tmp_path / "l.npz", x=np.ones((2, 9, 3)), lengths=np.array([7, 8]))
+    assert read_lengths(tmp_path / "l.npz", manifest()).lengths.tolist() == [7, 8]
     np.save(tmp_path / "l.npy", np.zeros((4, 5)))
     with pytest.raises(InvalidFile, match=r"float64 of shape \(4, 5\): neither lengths"):
         read_lengths(tmp_path / "l.npy", manifest())
@@ -174,13 +182,39 @@ def test_real_recordings_are_fed_as_they_are_distributed(data_folder: Path, tmp_
     assert found.lengths is not None
     assert (found.lengths.sequences, found.lengths.inputs, found.lengths.density) == (370, 32, 1.0)
     fed = [inputs.time_steps for inputs in found.inputs if inputs.time_steps is not None]
-    # 32 quantiles: each of them is at most a 64th of the recordings away from the truth.
+    # Means of 32 parts: each of them is at most a 64th of the recordings away from the truth.
     for share in (0.1, 0.5, 0.9):
         low, high = (np.quantile(real, share + step, method="inverted_cdf") for step in (-1 / 64, 1 / 64))
         assert low <= np.quantile(fed, share, method="inverted_cdf") <= high
-    assert np.mean(fed) == pytest.approx(real.mean(), rel=0.02)
+    # Lengths are whole numbers: half a step of 32 inputs' sum at most.
+    assert np.mean(fed) == pytest.approx(real.mean(), abs=0.5 / 32)
     assert fed != sorted(fed)
     assert found.time_steps == max(fed)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_the_mean_is_the_files_however_rare_its_longest_are(batch: int) -> None:
+    many = lengths(*[5] * 990, *[500] * 10)
+    facts = length_inputs(many, manifest(), batch=batch).lengths
+    assert facts is not None
+    assert facts.mean == pytest.approx(9.95, abs=0.5 / (32 * batch))
+    assert (facts.file_shortest, facts.file_mean, facts.file_longest) == (5, 9.95, 500)
+    assert (facts.shortest, facts.median) == (5, 5)
+    # 500 is a hundredth: the last of 32 parts of 31.25 lengths holds 10 of it, the last of 96 of 10.4 nearly 10.
+    assert facts.longest == {1: 163, 3: 480, 32: 500}[batch]
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 32, 1000])
+def test_parts_are_never_outside_of_what_they_hold(count: int) -> None:
+    random = np.random.default_rng(count)
+    for values in ([5], [5, 5, 6], random.integers(0, 40, 57), random.geometric(0.02, 333), [0] * 9 + [10**9]):
+        ordered = np.sort(np.asarray(values, np.int64))
+        found = _means_of_parts(ordered, count)
+        assert len(found) == count
+        assert found.mean() == pytest.approx(ordered.mean(), abs=0.5 / count)
+        ends = np.arange(count + 1) * len(ordered) / count
+        for part, (low, high) in zip(found, itertools.pairwise(ends), strict=True):
+            assert ordered[int(low)] <= part <= ordered[min(math.ceil(high), len(ordered)) - 1]
 
 
 def test_a_cycle_has_each_length_once_where_they_are_few() -> None:

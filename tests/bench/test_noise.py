@@ -145,8 +145,21 @@ def test_a_precision_that_was_not_reached_is_told_with_the_one_that_was() -> Non
     assert said.endswith(" % wide, not the 0.10 % asked for")
     assert result_notes(times, None, percentile=0.9, precision=0.5) == ()
     assert result_notes(times, None, percentile=0.999, precision=0.5) == (
-        "800 calls in 20 rounds are too few for an interval of p99.9",
+        "800 calls are too few for p99.9, which needs 6,636",
     )
+
+
+def test_why_there_is_no_interval_is_the_true_reason() -> None:
+    def told(times: list[tuple[int, ...]]) -> str:
+        [said] = result_notes(times, None, percentile=0.5, precision=0.05)
+        return said
+
+    assert told([(100,)]) == "1 call is too few for the median, which needs 11"
+    assert told([(100,) * 20] * 5) == "5 rounds of 6 that an interval of the median needs"
+    # One long drift: however many calls, they are worth no more than a round or two.
+    drifting = [tuple(range(1000 * number, 1000 * number + 900)) for number in range(1, 11)]
+    assert told(drifting).startswith("its 10 rounds differ so much that 9,000 calls are worth ")
+    assert told(drifting).endswith(": too few for an interval of the median")
 
 
 def test_a_warm_up_that_did_not_become_stable_is_told() -> None:

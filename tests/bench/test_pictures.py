@@ -140,7 +140,7 @@ def test_findings_are_figures_not_titles(full: Any) -> None:
     assert finding("layers", full) == ("Time of a, batch 1: lstm 70 %, Cast of no layer 10 %, outside of nodes 20 %.")
     # What the parts do not explain is the interpreter's: 163 - 90 - 20 - 3.
     assert "163 ms (interpreter 50.0 ms, imports 90.0 ms" in finding("cold-start", full)
-    assert "a, batch 1, p99 within 5.00 ms up to 900/s" in finding("server", full)
+    assert "a, batch 1 keeps p99 within 5.00 ms up to 900 queries a second." in finding("server", full)
     assert "The machine's own: from 0 % to 100 %." in finding("drift", full)
 
 
@@ -162,6 +162,35 @@ def test_files_that_do_other_work_are_not_traded_off(make_run: Any, make_result:
     assert KINDS["trade-off"].shows(View(run=make_run(one, other), references=()))
     elsewhere = dataclasses.replace(other, time_steps=7)
     assert not KINDS["trade-off"].shows(View(run=make_run(one, elsewhere), references=()))
+
+
+def test_what_is_not_traded_off_is_counted(full: Any) -> None:
+    assert "1 not shown: no file, or other input shapes" in drawn("trade-off", full)
+    assert finding("trade-off", full).endswith("1 not shown: no file, or other input shapes.")
+
+
+def test_a_median_beside_its_p90_says_which_is_which(make_run: Any, make_result: Any) -> None:
+    assert "1.10 ms, p90 1.20 ms" in drawn("bars", make_run(make_result()))
+    assert "1.10 ms" in drawn("bars", make_run(make_result(p90_ns=None)))
+
+
+def test_speeds_that_are_close_have_marks_to_read_them_by(make_run: Any, make_result: Any) -> None:
+    shown = drawn("speed", make_run(make_result("a", 1.1), make_result("b", 1.0), make_result("c", 1.02)))
+    assert len([text for text in shown if re.fullmatch(r"[\d.]+ ×", text)]) >= 2 + 3
+
+
+def test_a_wide_interval_is_drawn_as_undecided(make_run: Any, make_result: Any) -> None:
+    rounds = tuple(1e6 * factor for factor in (0.8, 1.3) * 10)
+    run = make_run(make_result("a"), make_result("b", round_p50_ns=rounds))
+    assert any(text.endswith(" ×, undecided") for text in drawn("speed", run))
+    assert finding("speed", run).endswith(" × (undecided).")
+
+
+def test_batches_of_one_model_have_colours_and_their_threads_dashes(make_result: Any) -> None:
+    results = [make_result(f"{batch}, {n}", model="a", batch=batch, threads=n) for batch in (1, 8) for n in (0, 1)]
+    looks = result_styles(results, ["1, 0", "8, 0"], LIGHT)
+    assert looks["1, 0"].colour == looks["1, 1"].colour != looks["8, 1"].colour == looks["8, 0"].colour
+    assert looks["1, 0"].line == looks["8, 0"].line != looks["1, 1"].line == looks["8, 1"].line
 
 
 def test_many_distributions_become_rows(make_run: Any, make_result: Any) -> None:

@@ -76,7 +76,7 @@ def test_an_existing_file_is_not_overwritten_unasked(run: BenchmarkRun, tmp_path
     ("change", "reason"),
     [
         ({"schema_version": 2}, "schema version is 2; this edgeseq reads up to 1"),
-        ({"schema_version": None}, "schema version is None"),
+        ({"schema_version": None}, "damaged: a schema version is 1 or more, not None"),
         ({"schema": "other"}, "holds no benchmark results"),
         ({"results": 3}, "damaged: results must be a list; got 3"),
         ({"results": [{"name": "x"}]}, r"damaged: results\[0\]\.provider is missing"),

@@ -103,12 +103,62 @@ def test_the_table_holds_the_figures(run: Any, tmp_path: Path) -> None:
 
 
 def test_no_difference_is_an_answer(make_run: Any, make_result: Any, tmp_path: Path) -> None:
-    rounds = tuple(1e6 * factor for factor in (0.9, 1.1) * 10)
-    run = make_run(make_result("Keras export"), make_result("model.onnx", round_p50_ns=rounds))
+    for spread, verdict, said in (
+        (0.01, "no difference", "No difference found between model.onnx and Keras export"),
+        # An interval this wide holds 1 and much else.
+        (0.1, "undecided", "Undecided between model.onnx and Keras export: "),
+    ):
+        rounds = tuple(1e6 * factor for factor in (1 - spread, 1 + spread) * 10)
+        run = make_run(make_result("Keras export"), make_result("model.onnx", round_p50_ns=rounds))
+        write_report([run], tmp_path / "report.html", overwrite=True)
+        page = Page(tmp_path / "report.html")
+        assert page.row("model.onnx")[5].endswith(f", {verdict}")
+        assert said in page.words
+
+
+@pytest.mark.parametrize(
+    ("answers", "max_abs", "why"),
+    [
+        ("other answers: output 0 differs by 93%", 0.28, "other answers"),
+        ("not comparable: other inputs", None, "not comparable"),
+    ],
+)
+def test_what_answers_otherwise_is_told_and_never_praised(
+    make_run: Any, make_result: Any, answers: str, max_abs: float | None, why: str, tmp_path: Path
+) -> None:
+    run = make_run(
+        make_result("Keras predict", 9.0, max_abs=None, answers="reference"),
+        make_result("right.onnx"),
+        make_result("other.onnx", 0.1, answers=answers, max_abs=max_abs),
+    )
     write_report([run], tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
-    assert page.row("model.onnx")[5].endswith("no difference")
-    assert "No difference found between model.onnx and Keras export" in page.words
+    assert "right.onnx is 9.00 × as fast as Keras predict" in page.words
+    assert "other.onnx is" not in page.words
+    assert page.row("other.onnx")[5] == f"– {why}"
+    assert f"other.onnx: {answers}; its speed is held against no other's" in page.words
+    assert page.words.index("its speed is held") < page.words.index("right.onnx is 9.00")
+    assert not any("other.onnx 90.0 ×" in said for said in page.said)
+    # Nor is it what others are held against.
+    write_report([run], tmp_path / "against.html", references=["other.onnx"])
+    assert "as other.onnx" not in Page(tmp_path / "against.html").words
+
+
+def test_the_percentile_that_was_asked_for_has_its_column(make_run: Any, make_result: Any, tmp_path: Path) -> None:
+    asked = make_result(asked_ns=1_100_000, asked_interval_ns=Interval(low=1.0e6, high=1.3e6))
+    write_report([make_run(asked, settings=Settings(percentile=0.75))], tmp_path / "a.html")
+    page = Page(tmp_path / "a.html")
+    assert heads(page) == ["", "Size", "p50", "p75", "p90"]
+    assert page.row("model.onnx")[3] == "1.10 ms 1.00 to 1.30 ms"
+    write_report([make_run(make_result(), settings=Settings(percentile=0.9999))], tmp_path / "b.html")
+    assert "p99.99 needs 66,381 calls" in Page(tmp_path / "b.html").words
+
+
+def test_a_percentile_without_interval_says_why(make_run: Any, make_result: Any, tmp_path: Path) -> None:
+    for number, why in ((20, "rounds differ too much"), (5, "too few rounds")):
+        run = make_run(make_result("a", p50_interval_ns=None, round_p50_ns=(1e6,) * number))
+        write_report([run], tmp_path / "a.html", overwrite=True)
+        assert Page(tmp_path / "a.html").row("a")[2] == f"1.00 ms {why}"
 
 
 def test_slower_is_said_as_plainly(make_run: Any, make_result: Any, tmp_path: Path) -> None:
@@ -332,7 +382,7 @@ def test_layers_cold_start_and_server_have_tables(make_run: Any, make_result: An
     assert page.row("a.onnx, 800/s")[1:] == [
         "600", "1.00 ms", "2.00 ms", "– needs 662 queries", "50.0 %", "99.50%", "not known",
     ]  # fmt: skip
-    assert "a.onnx keeps p99 within 5.00 ms up to 700/s queries." in page.words
+    assert "a.onnx keeps p99 within 5.00 ms up to 700 queries a second." in page.words
 
 
 def test_the_method_tells_how_it_ended_and_what_the_machine_did(

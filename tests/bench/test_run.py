@@ -120,7 +120,7 @@ def test_answers_are_compared_with_the_first_subjects(ticking_clock: Any) -> Non
     run = run_benchmark(
         [
             subject("reference", np.array([1.0, 2.0])),
-            subject("near", [np.array([1.0, 2.5], np.float32)]),
+            subject("near", [np.array([1.0, 2.125], np.float32)]),
             subject("other", np.zeros((2, 2))),
         ],
         settings=QUICK,
@@ -128,7 +128,7 @@ def test_answers_are_compared_with_the_first_subjects(ticking_clock: Any) -> Non
     )
     assert [(result.max_abs, result.answers) for result in run.results] == [
         (None, "reference"),
-        (0.5, "compared"),
+        (0.125, "compared"),
         (None, "not comparable: output 0 has shape (2, 2), the reference's (2,)"),
     ]
 
@@ -255,8 +255,8 @@ def test_every_batch_has_a_reference_of_its_own(ticking_clock: Any) -> None:
         [
             subject("a", 4, 1.0, 1),
             subject("a, batch 8", 16, 2.0, 8),
-            subject("b", 2, 1.5, 1),
-            subject("b, batch 8", 4, 2.25, 8),
+            subject("b", 2, 1.0625, 1),
+            subject("b, batch 8", 4, 2.125, 8),
         ],
         settings=QUICK,
         clock=ticking_clock,
@@ -264,7 +264,7 @@ def test_every_batch_has_a_reference_of_its_own(ticking_clock: Any) -> None:
     assert [(ratio.name, ratio.reference) for ratio in run.ratios] == [("b", "a"), ("b, batch 8", "a, batch 8")]
     assert [ratio.speedup.value for ratio in run.ratios] == pytest.approx([2.0, 4.0], rel=1e-3)
     assert [(result.max_abs, result.answers) for result in run.results] == [
-        (None, "reference"), (None, "reference"), (0.5, "compared"), (0.25, "compared"),
+        (None, "reference"), (None, "reference"), (0.0625, "compared"), (0.125, "compared"),
     ]  # fmt: skip
     assert [result.model for result in run.results] == ["a", "a", "b", "b"]
     assert run.scenario == "offline"
@@ -428,6 +428,12 @@ def test_what_fails_besides_becomes_a_note_and_the_times_stand(
         f"it could not be profiled: {text}",
         f"the server scenario failed: {text}",
     ]
+
+
+@pytest.mark.parametrize(("options", "kind"), [({"settings": {}}, "Settings"), ({"server": 5}, "ServerSettings")])
+def test_settings_of_another_kind_are_refused(make_lstm: Any, options: dict[str, Any], kind: str) -> None:
+    with pytest.raises(WrongUsage, match=rf"expected an edgeseq\.bench\.{kind}; got"):
+        edgeseq.benchmark(make_lstm(), **options)
 
 
 def test_rounds_of_a_subject_with_several_inputs_are_whole_cycles(ticking_clock: Any) -> None:

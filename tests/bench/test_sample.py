@@ -353,6 +353,14 @@ def test_meters_count_what_the_timed_calls_of_each_subject_took(clock: Any) -> N
     assert [samples.microjoules for samples in sampled.subjects] == [(12 * 1000,), (12 * 7000,)]
 
 
+def test_what_is_precise_when_the_time_is_up_ended_precise(clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # After 20 rounds every second is looked at; the limit is after the 21st, an untimed and a timed call each.
+    monkeypatch.setattr("edgeseq.bench.sample._is_precise", lambda rounds, *_: len(rounds) == 21)
+    settings = Settings(min_runs=20, min_seconds=0, rounds=20, max_seconds=0.0415, warm_up_max_seconds=0)
+    sampled = sample([clock.working(MS)], settings, clock=clock)
+    assert (len(sampled.subjects[0].rounds), sampled.stopped) == (21, "precise")
+
+
 def test_progress_goes_on_when_the_number_of_rounds_is_not_known(clock: Any) -> None:
     told: list[tuple[str, int, int]] = []
     settings = Settings(min_runs=2, min_seconds=0, rounds=2, max_seconds=1.0, warm_up_max_seconds=0)

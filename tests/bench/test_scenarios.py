@@ -21,6 +21,8 @@ from edgeseq.errors import WrongUsage
         ({"batches": [1, 8]}, "offline", (1, 8), (None,)),
         ({"threads": [1, 2]}, "offline", (1,), (1, 2)),
         ({"rate_per_s": 5.0}, "server", (1,), (None,)),
+        ({"rows": 1}, "single", (1,), (None,)),
+        ({"rows": 3, "batches": [3]}, "batch", (3,), (None,)),
         ({"deadline_ms": 0.005, "batches": [2]}, "server", (2,), (None,)),
     ],
 )
@@ -39,6 +41,7 @@ def test_a_named_scenario_fills_in_what_was_left_open() -> None:
     assert plan("offline", batches=[4]).threads == (1, 0)
     assert plan("offline").batches == (1, 8, 32, 128)
     assert plan("offline").sort_rows
+    assert (plan("offline", rows=3).batches, plan("offline", rows=3).threads) == ((3,), (1, 0))
     assert not plan("batch").sort_rows
     served = plan("server", rate_per_s=10.0, deadline_ms=7.0).server
     assert served is not None
@@ -51,6 +54,8 @@ def test_a_named_scenario_fills_in_what_was_left_open() -> None:
         (("stream", {}), "no scenario 'stream'; there are: single, batch, offline, server"),
         (("single", {"batches": [8]}), "one row a call; got the batches 8"),
         (("batch", {"rate_per_s": 1.0}), "for the scenario server, not for batch"),
+        (("single", {"rows": 3}), "one row a call; got the batches 3. Take the scenario batch"),
+        (("batch", {"rows": 3, "batches": [1]}), "given inputs are one batch of 3; got the batch 1 besides"),
         (("server", {}), "a rate of queries, a deadline, or both"),
         (("server", {"rate_per_s": 0.0}), "the rate of the server scenario must be a number above 0"),
     ],

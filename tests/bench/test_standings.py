@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgeseq.bench.standings import fair_speedup, geometric_means, reference_groups, standings
+from edgeseq.bench.standings import fair_speedup, geometric_means, reference_groups, speeds, standings
 from edgeseq.bench.sweeps import best_of, sweeps
 from edgeseq.errors import WrongUsage
 
@@ -73,6 +73,19 @@ def test_other_shapes_are_other_work(make_result: Any) -> None:
     assert fair_speedup(one, make_result("b", 2.0, batch=8)) is None
     assert fair_speedup(one, make_result("b", 2.0, time_steps=7)) is None
     assert fair_speedup(one, one) is None
+
+
+def test_another_models_answers_are_other_work(make_run: Any, make_result: Any) -> None:
+    one, other = make_result("a"), make_result("b", answers="other answers: output 0 differs by 93%")
+    assert fair_speedup(one, other) is None
+    assert fair_speedup(other, one) is None
+    [standing] = standings({"one": make_run(one, other, make_result("c", 0.5))}, ours=["c"]).systems
+    assert standing.reference == "a"
+
+
+def test_references_are_held_against_those_before_them(make_run: Any, make_result: Any) -> None:
+    run = make_run(make_result("a", 4.0), make_result("b", 2.0), make_result("c"))
+    assert {name: list(group) for name, group in speeds(run, ("a", "b")).items()} == {"a": ["b", "c"], "b": ["c"]}
 
 
 def test_a_reference_in_several_batches_is_one(make_run: Any, make_result: Any) -> None:

@@ -277,3 +277,19 @@ def test_the_relative_width_is_that_of_the_interval() -> None:
 @pytest.mark.parametrize(("degrees", "t"), [(5, 2.571), (7, 2.365), (19, 2.093), (59, 2.001)])
 def test_students_t(degrees: int, t: float) -> None:
     assert stats._student_quantile(degrees, 0.95) == pytest.approx(t, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ((1.01, 1.4), "difference"),
+        ((0.5, 0.99), "difference"),
+        ((0.96, 1.05), "no difference"),
+        ((0.95, 1.05), "undecided"),
+        ((0.39, 1.10), "undecided"),
+        (None, "undecided"),
+    ],
+)
+def test_a_wide_interval_around_1_decides_nothing(interval: tuple[float, float] | None, verdict: str) -> None:
+    found = None if interval is None else Interval(low=interval[0], high=interval[1])
+    assert Ratio(value=1.0, interval=found).verdict == verdict

@@ -5,59 +5,25 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
 
 from edgeseq.bench import Settings, read_run, write_run
-from edgeseq.bench.streaming import (
-    StreamsTrial,
-    benchmark_streams,
-    bulk_steps,
-    find_capacity,
-    plain_steps,
-    search,
-)
-from edgeseq.errors import WrongUsage
+from edgeseq.bench.capacity import StreamsTrial, bulk_steps, find_capacity, search
+from edgeseq.bench.streaming import benchmark_streams, plain_steps
+from edgeseq.errors import InputMismatch, WrongUsage
 from edgeseq.runtime import Model
-from edgeseq.runtime.manifest import Manifest, StateSpec, TensorSpec
 
 QUICK = Settings(min_runs=11, min_seconds=0, rounds=6, precision=None, warm_up_max_seconds=0)
 
 
 @pytest.fixture
-def running_sum(tmp_path: Path) -> Path:
+def running_sum(write_sums: Callable[..., Path], tmp_path: Path) -> Path:
     """`y` (batch, time) sums up x (batch, time); the state carries the sum."""
-    manifest = Manifest(
-        inputs=(TensorSpec(name="x", dtype="float32", axes=("batch", "time")),),
-        outputs=(TensorSpec(name="y", dtype="float32", axes=("batch", "time")),),
-        input_structure="x",
-        output_structure="y",
-        states=(StateSpec(input="state_in", output="state_out", dtype="float32", axes=("batch", 1)),),
-        chunk_multiple=2,
-    )
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [
-            helper.make_node("CumSum", ["x", "one"], ["sums"]),
-            helper.make_node("Add", ["sums", "state_in"], ["y"]),
-            helper.make_node("Gather", ["y", "last"], ["state_out"], axis=1),
-        ],
-        "graph",
-        [value("x", 1, ["batch", "time"]), value("state_in", 1, ["batch", 1])],
-        [value("y", 1, ["batch", "time"]), value("state_out", 1, ["batch", 1])],
-        [
-            numpy_helper.from_array(np.array(1, np.int64), "one"),
-            numpy_helper.from_array(np.array([-1], np.int64), "last"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, {"edgeseq": manifest.to_json()})
-    onnx.save(model, tmp_path / "sum.onnx")
-    return tmp_path / "sum.onnx"
+    return write_sums(tmp_path / "sum.onnx", chunk_multiple=2)
 
 
 def test_the_plain_way_carries_the_state_as_a_stream_does(running_sum: Path) -> None:
@@ -71,8 +37,10 @@ def test_the_plain_way_carries_the_state_as_a_stream_does(running_sum: Path) -> 
 
 
 def test_each_stream_of_a_bulk_call_has_a_state_of_its_own(running_sum: Path) -> None:
-    call = bulk_steps(Model(running_sum), 3, chunk=2)
-    first, second = call(), call()
+    model = Model(running_sum)
+    with model.pool(max_streams=3) as pool:
+        call = bulk_steps(model, pool, chunk=2)
+        first, second = call(), call()
     assert isinstance(first, dict)
     assert isinstance(second, dict)
     assert len(first) == 3
@@ -158,3 +126,12 @@ def test_numbers_that_mean_nothing(running_sum: Path, option: str) -> None:
         benchmark_streams([running_sum], **{option: 0})  # type: ignore[arg-type]
     with pytest.raises(WrongUsage, match="nothing to measure"):
         benchmark_streams([])
+
+
+def test_a_chunk_that_the_file_does_not_take_is_refused_before_anything_is_measured(running_sum: Path) -> None:
+    called = []
+    with pytest.raises(InputMismatch, match="chunks of 2, 4, 6"):
+        benchmark_streams([running_sum], chunk=3, progress=lambda *at: called.append(at))
+    assert not called
+    with pytest.raises(WrongUsage, match="too many"):
+        benchmark_streams([running_sum], threads=10_000)

@@ -87,8 +87,39 @@ def test_files_of_one_name_are_told_apart_by_their_folders(make_lstm: Any, tmp_p
 def test_given_inputs_are_a_batch_of_their_own(make_lstm: Any) -> None:
     x = np.zeros((3, 5, 3), np.float32)
     assert file_subjects([make_lstm()], inputs=x)[0].batch == 3
-    with pytest.raises(WrongUsage, match="given inputs have 3 rows, not 2"):
-        file_subjects([make_lstm()], inputs=x, batch=2)
+    assert file_subject(make_lstm(), inputs=x, batch=3).batch == 3
+    for batch in (1, 2, [3, 1]):
+        with pytest.raises(WrongUsage, match=r"given inputs are one batch of 3; got the batch .* leave the batch out"):
+            file_subjects([make_lstm()], inputs=x, batch=batch)
+    with pytest.raises(WrongUsage, match="inputs have lengths of their own"):
+        file_subject(make_lstm(), inputs=x, time_steps=50)
+    with pytest.raises(InputMismatch, match=r"lists or dicts of arrays; got \{\}"):
+        file_subject(make_lstm(), inputs={})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch": "3"}, "batch must be at least 1, a whole number, not '3'"),
+        ({"batch": True}, "batch must be at least 1, a whole number, not True"),
+        ({"batch": 2.0}, "batch must be at least 1, a whole number, not 2.0"),
+        ({"time_steps": "9"}, "time_steps must be at least 1, a whole number, not '9'"),
+        ({"threads": "a"}, "threads must be an integer; got 'a'"),
+        ({"provider": 5}, "provider is a name, .*; got 5"),
+        ({"lengths": 5}, "the file of lengths is given by its path; got 5"),
+        ({"model": None}, "a model is given by its path; got None"),
+    ],
+)
+def test_what_is_of_another_kind_is_named(make_lstm: Any, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(WrongUsage, match=said):
+        file_subject(**{"model": make_lstm(), **options})
+
+
+def test_more_threads_than_cores_can_serve_are_refused(make_lstm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert [subject.threads for subject in file_subjects([make_lstm()], threads=[0, 8])] == [0, 8]
+    with pytest.raises(WrongUsage, match=r"1000 threads are too many for 2 cores.*at most 8, or for 0"):
+        file_subjects([make_lstm()], threads=[1, 1000])
 
 
 def test_several_providers_are_named(make_lstm: Any) -> None:
@@ -167,6 +198,18 @@ def test_lengths_become_a_cycle_that_calls_go_through(make_lstm: Any, tmp_path: 
     assert alone.lengths == a.lengths
 
 
+def test_that_the_longest_are_not_fed_is_told(make_lstm: Any, tmp_path: Path) -> None:
+    source = tmp_path / "lengths.txt"
+    source.write_text("5\n" * 990 + "500\n" * 10)
+    [note] = file_subject(make_lstm(), lengths=source).notes()
+    assert note == (
+        "the lengths in lengths.txt are 5 to 500 steps, mean 9.95; those fed 5 to 163, mean 9.938: no time of the "
+        "longest is among those measured"
+    )
+    source.write_text("5\n500\n")
+    assert file_subject(make_lstm(), lengths=source).notes() == ()
+
+
 def test_texts_are_read_once_for_files_that_take_the_same(
     make_lstm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,11 +230,11 @@ def test_texts_are_read_once_for_files_that_take_the_same(
 def test_what_does_not_go_together_is_refused(make_lstm: Any, tmp_path: Path) -> None:
     path, x = make_lstm(), np.zeros((2, 5, 3), np.float32)
     (tmp_path / "lengths.txt").write_text("2")
-    with pytest.raises(WrongUsage, match="give inputs or lengths"):
+    with pytest.raises(WrongUsage, match="give inputs, lengths or time_steps"):
         file_subjects([path], inputs=x, lengths=tmp_path / "lengths.txt")
     with pytest.raises(WrongUsage, match="give lengths or time_steps"):
         file_subjects([path], time_steps=3, lengths=tmp_path / "lengths.txt")
-    with pytest.raises(WrongUsage, match="got the batches 1, 32 besides"):
+    with pytest.raises(WrongUsage, match="got the batch 1, 32 besides"):
         file_subjects([path], inputs=x, batch=[1, 32])
     with pytest.raises(WrongUsage, match="at least one batch"):
         file_subjects([path], batch=[])

@@ -53,3 +53,9 @@ def test_rates_energies_and_memory() -> None:
 def test_threads(threads: int | None, text: str) -> None:
     assert units.threads_text(threads) == text
     assert units.threads_text(None, unset="advised") == "advised threads"
+
+
+def test_a_range_of_ratios_shows_its_width() -> None:
+    assert units.ratios(0.951, 1.02) == "0.951 to 1.02"
+    assert units.ratios(1.3312, 1.3334) == "1.331 to 1.333"
+    assert units.ratios(2.0, 2.0) == "2.00 to 2.00"

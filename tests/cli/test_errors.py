@@ -284,12 +284,18 @@ def test_a_reader_that_goes_away_changes_nothing(edgeseq_process: Any, made: Any
 
 def test_bench_refuses_what_cannot_be(edgeseq_command: Any, made: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "wrong.npz", x=np.zeros((1, 5, 7), np.float32))
+    np.save(tmp_path / "three.npy", np.zeros((3, 20, 3), np.float32))
     np.savez(tmp_path / "misnamed.npz", z=np.zeros((1, 5, 3), np.float32))
     (tmp_path / "old.json").write_text("mine")
     for options, said in (
         (("--max-seconds", 0), "max seconds must be above 0"),
         (("--max-seconds", "nan"), "max seconds"),
         (("--min-seconds", -1), "min seconds"),
+        (("--min-seconds", 5, "--max-seconds", 2), "--min-seconds 5 does not fit into --max-seconds 2"),
+        (("--threads", 4000), "4000 threads are too many"),
+        (("-i", tmp_path / "three.npy", "--scenario", "single"), "one row a call; got the batches 3"),
+        (("-i", tmp_path / "three.npy", "--batch", 1), "one batch of 3; got the batch 1 besides"),
+        (("-i", tmp_path / "three.npy", "--time-steps", 50), "inputs have lengths of their own"),
         (("-o", tmp_path / "results.txt"), "as .json; got results.txt"),
         (("-o", tmp_path / "old.json", "--baseline", tmp_path / "old.json", "--overwrite"), "also what is read"),
         (("-o", made.onnx, "--overwrite"), "also what is read"),

@@ -23,13 +23,14 @@ def piped(made: Any) -> Any:
     """Starts `edgeseq run` on the streaming file, fed through a pipe."""
     # Ctrl-C must interrupt also where the tests were started in the background, which ignores it.
     program = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "{before}\n"
         "from edgeseq.__main__ import main; sys.exit(main())"
     )
 
-    def start(*arguments: object) -> subprocess.Popen[bytes]:
+    def start(*arguments: object, before: str = "") -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-c", program, "run", made.streaming, *map(str, arguments)],
+            [sys.executable, "-c", program.format(before=before), "run", made.streaming, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -80,6 +81,34 @@ def test_with_json_there_is_one_document(piped: Any) -> None:
     document = json.loads(out)
     assert (document["chunks"], document["steps"], document["output_path"]) == (2, 3, None)
     assert [np.shape(answer) for answer in document["answers"]] == [(2,), (2, 2)]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_the_answers_so_far_and_the_state(
+    piped: Any, made: Any, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    # Sent by the stream itself as it waits for the second line: nothing else tells that the first one is answered.
+    before = (
+        "import os, edgeseq.lines as lines; all_of = lines.json_lines\n"
+        "def one(*given):\n"
+        "    yield next(all_of(*given))\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    raise AssertionError('it waits')\n"
+        "lines.json_lines = one\n"
+    )
+    process = piped("-", "--stream", "--json", "--state-out", tmp_path / "state", before=before)
+    out, err = process.communicate(b"[1, 2, 3]\n[1, 2, 3]\n", timeout=60)
+    assert process.returncode == code
+    assert (
+        err.decode() == f"interrupted: chunks answered: 1 (steps: 1); the state after them is in {tmp_path / 'state'}\n"
+    )
+    document = json.loads(out)
+    assert (document["interrupted_by"], document["chunks"]) == (number.name, 1)
+    stream, x = Model(made.streaming).stream(), np.array([[[1, 2, 3]]], np.float32)
+    np.testing.assert_allclose(document["answers"], stream.step(x)[0], atol=1e-6)
+    other = Model(made.streaming).stream()
+    other.restore((tmp_path / "state").read_bytes())
+    np.testing.assert_allclose(other.step(x), stream.step(x), atol=1e-6)
 
 
 def test_a_bad_line(piped: Any, tmp_path: Path) -> None:

@@ -231,6 +231,13 @@ def test_a_stream_begins_with_the_states_that_the_cell_begins_with(tmp_path):
     np.testing.assert_allclose(np.concatenate([stream.step(x[:, :2]), stream.step(x[:, 2:])], 1), model(x), atol=1e-6)
 
 
+class Endless(Normalized):
+    """Begins with what no maximum is below, which JSON has no word for."""
+
+    def get_initial_state(self, batch_size=None):
+        return [keras.ops.full((batch_size, self.units), -np.inf), keras.ops.zeros((batch_size, self.units))]
+
+
 class Varied(Normalized):
     """Begins with a ramp, which a manifest cannot say in one number."""
 
@@ -239,10 +246,12 @@ class Varied(Normalized):
         return [ramp, keras.ops.zeros((batch_size, self.units))]
 
 
-def test_a_stream_that_would_begin_with_a_ramp_is_refused(tmp_path):
-    model = sequential(L.RNN(Varied(3), return_sequences=True, name="mine"))
-    assert edgeseq.export(model, tmp_path / "whole.onnx").parity
-    with pytest.raises(errors.UnsupportedLayer, match=r"mine.*not one number"):
+@pytest.mark.parametrize(("cell", "reason"), [(Varied, "not one number"), (Endless, "NaN or infinity")])
+def test_a_stream_begins_with_one_finite_number(cell, reason, tmp_path):
+    model = sequential(L.RNN(cell(3), return_sequences=True, name="mine"))
+    if cell is Varied:
+        assert edgeseq.export(model, tmp_path / "whole.onnx").parity
+    with pytest.raises(errors.UnsupportedLayer, match=f"mine.*{reason}"):
         edgeseq.export(model, tmp_path / "model.onnx", streaming=True)
 
 

@@ -172,6 +172,39 @@ def the_last_image():
     return keras.Model(x, [y, L.Dense(2)(L.Flatten()(y))])
 
 
+def sequence(x, units=3):
+    return L.LSTM(units, return_sequences=True)(x)
+
+
+def a_number_a_step(x):
+    score = L.Activation("tanh")(L.Add()([sequence(x)[:, :, 0], keras.ops.mean(sequence(x), axis=-1)]))
+    return [keras.ops.sigmoid(score), L.Multiply()([sequence(x), L.Softmax()(sequence(x))])]
+
+
+def states_as_answers(x):
+    y, h, c = L.LSTM(3, return_sequences=True, return_state=True)(x)
+    return [y, L.Softmax()(L.Concatenate()([h, c]))]
+
+
+def the_last_step_of_a_nested_model(x):
+    inner = keras.Sequential([keras.Input((None, 4)), L.LSTM(6)])
+    head = keras.Sequential([keras.Input((6,)), L.Reshape((3, 2)), L.GlobalMaxPooling1D(), L.Dense(2, "softmax")])
+    last = inner(x)
+    return [L.Flatten()(L.Reshape((3, 2))(last)), head(last)]
+
+
+def a_context():
+    x, context = keras.Input((None, 4), name="x"), keras.Input((5,), name="context")
+    given = L.Dense(3, activation="softmax")(L.UnitNormalization()(context))
+    return keras.Model([x, context], [L.Add()([sequence(x), given]), L.Concatenate()([L.LSTM(3)(x), given])])
+
+
+def two_sequences():
+    # Of one step, either is as good as any length to Keras, which repeats it.
+    x, other = keras.Input((None, 4), name="x"), keras.Input((None, 4), name="other")
+    return keras.Model([x, other], [L.GRU(3)(L.Add()([x, other])), L.Multiply()([sequence(x), L.Dense(3)(other)])])
+
+
 MODELS = {
     "causal": lambda: sequential(L.Conv1D(3, 4, padding="causal")),
     "dilated": lambda: sequential(L.Conv1D(3, 3, padding="causal", dilation_rate=3), L.GRU(3)),
@@ -197,6 +230,11 @@ MODELS = {
     "a nested model": lambda: functional(a_nested_model),
     "features apart": lambda: functional(features_apart),
     "after the last step": lambda: functional(after_the_last_step),
+    "a number a step": lambda: functional(a_number_a_step),
+    "states as answers": lambda: functional(states_as_answers),
+    "the last step of a nested model": lambda: functional(the_last_step_of_a_nested_model),
+    "a context": a_context,
+    "two sequences": two_sequences,
     "the last image": the_last_image,
     "frames": lambda: functional(frames),
     "sequences within steps": sequences_within_steps,
@@ -309,6 +347,12 @@ class OwnConvolution(L.Conv1D):
     pass
 
 
+def added(*inputs):
+    return keras.Model(inputs, L.Add(name="it")(inputs))
+
+
+# Keras names these itself.
+OPERATIONS = ("steps of one's own", "an operation", "an operation over time", "a truth over time")
 REFUSED = {
     "bidirectional": (same(lambda: L.Bidirectional(L.LSTM(3), name="it")), "Bidirectional.*its last step on as well"),
     "backwards": (same(lambda: L.LSTM(3, go_backwards=True, name="it")), "goes backwards, from the last step on"),
@@ -362,6 +406,58 @@ REFUSED = {
         same(lambda: L.LSTM(3), lambda: L.RepeatVector(4), lambda: L.LSTM(2, name="it")),
         "runs over another sequence, which begins when that of the stream has ended",
     ),
+    "scores over time": (
+        lambda: functional(lambda x: L.Softmax(name="it")(sequence(x)[:, :, 0])),
+        "works along the time axis",
+    ),
+    "an activation over time": (
+        lambda: functional(lambda x: L.Activation("softmax", name="it")(keras.ops.mean(sequence(x), axis=-1))),
+        "works along the time axis",
+    ),
+    "weights over time": (
+        lambda: functional(lambda x: L.Dense(2, name="it")(sequence(x)[:, :, 0]), steps=6),
+        "works along the time axis",
+    ),
+    "a unit length over time": (
+        lambda: functional(lambda x: L.UnitNormalization(name="it")(sequence(x)[:, :, 0])),
+        "works along the time axis",
+    ),
+    "sequences end to end": (
+        lambda: functional(lambda x: L.Concatenate(name="it")([sequence(x)[:, :, 0], x[:, :, 1]])),
+        "works along the time axis",
+    ),
+    "an operation over time": (
+        lambda: functional(lambda x: keras.ops.max(keras.ops.sum(sequence(x), axis=-1), axis=-1)),
+        r"a Max like this one with axis=\[-1\] works along the time axis",
+    ),
+    "a truth over time": (
+        lambda: functional(lambda x: keras.ops.cast(keras.ops.any(sequence(x)[:, :, 0] > 0, axis=-1), "float32")),
+        r"an Any like this one with axis=\[-1\] works along the time axis",
+    ),
+    "the last step in each": (
+        lambda: functional(lambda x: L.Add(name="it")([sequence(x), L.LSTM(3)(x)])),
+        "brings a sequence together with what is put out after a last step",
+    ),
+    "the last state in each": (
+        lambda: functional(
+            lambda x: L.Add(name="it")(L.LSTM(3, return_sequences=True, return_state=True)(x)[:2]),
+        ),
+        "brings a sequence together with what is put out after a last step",
+    ),
+    "the last step of a nested model in each": (
+        lambda: functional(
+            lambda x: L.Add(name="it")([sequence(x), keras.Sequential([keras.Input((None, 4)), L.LSTM(3)])(x)])
+        ),
+        "brings a sequence together with what is put out after a last step",
+    ),
+    "the last step in each, in a nested model": (
+        lambda: functional(lambda x: added(keras.Input((None, 3)), keras.Input((3,)))([sequence(x), L.LSTM(3)(x)])),
+        "brings a sequence together with what is put out after a last step",
+    ),
+    "time against features": (
+        lambda: functional(lambda x: L.Add(name="it")([sequence(x, 1), sequence(x)[:, :, 0]])),
+        "reads sequences of unlike ranks",
+    ),
     "steps of one's own": (lambda: functional(lambda x: x[:, 1:]), "a GetItem like this one is not known to look"),
     "a subclass": (same(lambda: OwnConvolution(3, 1, name="it")), "OwnConvolution like this one is not known to look"),
     "an operation": (
@@ -379,7 +475,7 @@ def test_what_cannot_stream_is_refused_with_its_reason(name, last, tmp_path):
     if not last:
         # Whatever else there is to carry.
         model = keras.Model(model.inputs, [*model.outputs, L.LSTM(3)(model.inputs[0])])
-    named = "layer 'it'" if name not in ("an operation", "steps of one's own") else "layer '"
+    named = "layer 'it'" if name not in OPERATIONS else "layer '"
     with pytest.raises(UnsupportedLayer, match=f"{named}.*{reason}"):
         edgeseq.export(model, tmp_path / "model.onnx", streaming=True)
     assert not list(tmp_path.iterdir())

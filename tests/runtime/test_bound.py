@@ -146,7 +146,7 @@ def test_chunks_of_many_lengths_keep_few_buffers(model: Model):
         assert stream._lane is not None
         ones.add(stream._lane._bounds[(1, 1, 3),])
     assert np.array_equal(np.concatenate(pieces, axis=1), model(x))
-    assert len(ones) == 1
+    assert len(ones - {None}) == 1  # None the first time: memory is made where a length comes again
     assert [shapes[0][1] for shapes in stream._lane._bounds] == [6, 4, 1, 10]
 
 

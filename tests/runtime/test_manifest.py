@@ -58,6 +58,7 @@ def _document(**changes: Any) -> str:
     ("text", "reason"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("[]", "no format version"),
         ('{"format_version": "1"}', "no format version"),
         (_document(format_version=2), r"format version 2; this edgeseq reads up to 1. Upgrade with: pip install"),

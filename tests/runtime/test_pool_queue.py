@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from edgeseq.errors import InputMismatch, PoolClosed, PoolFull, StreamClosed, WrongUsage
-from edgeseq.runtime import Model, Pool
+from edgeseq.runtime import Model, Pool, pool_queue, pool_statistics
 
 LIMIT_S = 30
 
@@ -163,7 +163,6 @@ def test_one_that_fails_in_a_run_does_not_harm_the_others(model: Model, pool: Po
         return run(outputs, feed)
 
     monkeypatch.setattr(model, "run", picky)
-    monkeypatch.setattr(model.runner, "is_plain", False)
     held = Held(pool, monkeypatch)
     streams, x = [pool.open() for _ in range(6)], some(1, 1, 3)
     pool.open().feed(x)
@@ -216,11 +215,133 @@ def test_a_closed_stream_is_answered_still_and_then_leaves(model: Model, pool: P
     assert np.array_equal(other.step(x), model.stream().step(x))
 
 
+class Late:
+    """A lock before and behind which the thread called so waits until it may go on."""
+
+    def __init__(self, lock: Any):
+        self._lock = lock
+        self.arrived, self.may_go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def _wait(self) -> None:
+        if threading.current_thread().name == "late":
+            self.arrived.release()
+            assert self.may_go.acquire(timeout=LIMIT_S)
+
+    def __enter__(self) -> Any:
+        self._wait()
+        return self._lock.__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        self._lock.__exit__(*raised)
+        self._wait()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lock, name)
+
+
+def test_a_stream_closed_by_two_threads_stays_closed(pool: Pool, monkeypatch: pytest.MonkeyPatch):
+    """Its row is another's by then."""
+    stream, x = pool.open(), some(1, 1, 3)
+    stream.feed(x).result(LIMIT_S)
+    late = Late(pool._queue._changed)
+    monkeypatch.setattr(pool._queue, "_changed", late)
+    closing = threading.Thread(target=stream.close, name="late")
+    closing.start()
+    assert late.arrived.acquire(timeout=LIMIT_S)
+    stream.close()
+    other = pool.open()
+    assert other.row == stream.row
+    late.may_go.release()
+    assert late.arrived.acquire(timeout=LIMIT_S)
+    with pytest.raises(StreamClosed):
+        stream.feed(x)
+    late.may_go.release()
+    closing.join(LIMIT_S)
+    assert pool.open().row != other.row
+
+
+class Holder:
+    """Found to be garbage by a collection, and no sooner."""
+
+    def __init__(self, pool: Pool):
+        self.stream, self.itself = pool.open(), self
+
+    def __del__(self) -> None:
+        self.stream.close()
+
+
+def test_streams_are_closed_as_garbage_while_the_thread_starts(pool: Pool, monkeypatch: pytest.MonkeyPatch):
+    """By the thread that starts it, and by any other meanwhile, itself included."""
+    start, stream = threading.Thread.start, pool.open()
+    stuck = []
+
+    def collecting(thread: threading.Thread) -> None:
+        Holder(pool)
+        other = threading.Thread(target=gc.collect, daemon=True)
+        start(other)
+        other.join(LIMIT_S / 10)
+        stuck.append(other.is_alive())
+        Holder(pool)
+        gc.collect()
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", collecting)
+        assert stream.feed(some(1, 1, 3)).result(LIMIT_S).shape == (1, 1, 4)
+    assert stuck == [False]
+    assert pool.statistics().streams == 1
+
+
+def test_a_stream_closed_as_garbage_while_it_is_fed(pool: Pool, monkeypatch: pytest.MonkeyPatch):
+    stream, item = pool.open(), pool_queue.Item
+
+    def closing(*given: Any) -> Any:
+        stream.close()
+        return item(*given)
+
+    monkeypatch.setattr(pool_queue, "Item", closing)
+    with pytest.raises(StreamClosed, match="stream 1 is closed"):
+        stream.feed(some(1, 1, 3))
+    assert (pool.statistics().streams, pool.statistics().queued) == (0, 0)
+
+
+def test_a_stream_closed_as_garbage_while_others_are_counted(model: Model, monkeypatch: pytest.MonkeyPatch):
+    """In one thread the statistics are made and a stream is closed, in the other a chunk is refused, and counted."""
+    pool = model.pool(max_queue=1, max_wait_ms=1e6)
+    streams, x = [pool.open() for _ in range(3)], some(1, 1, 3)
+    streams[0].feed(x)
+
+    def feed() -> None:
+        with pytest.raises(PoolFull):
+            streams[1].feed(x)
+
+    feeding, made = threading.Thread(target=feed, daemon=True), pool_statistics.PoolStatistics
+
+    def closing(**counts: Any) -> Any:
+        feeding.start()
+        feeding.join(0.1)
+        streams[2].close()
+        return made(**counts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool_statistics, "PoolStatistics", closing)
+        telling = threading.Thread(target=pool.statistics, daemon=True)
+        telling.start()
+        telling.join(LIMIT_S / 10)
+        assert not telling.is_alive()
+    feeding.join(LIMIT_S)
+    assert pool.statistics().refused == 1
+    pool.close()
+
+
 @pytest.mark.parametrize("answer", [True, False])
 def test_closing_answers_or_fails_what_is_queued(model: Model, pool: Pool, held: Held, answer: bool):
-    streams, x = [pool.open() for _ in range(3)], some(1, 1, 3)
+    *streams, late = [pool.open() for _ in range(4)]
+    x = some(1, 1, 3)
     futures = [stream.feed(x) for _ in range(4) for stream in streams]
     held.wait()
+    futures.append(late.feed(x))
+    late.close()
     closing = threading.Thread(target=lambda: pool.close(answer=answer))
     closing.start()
     if not answer:
@@ -233,22 +354,27 @@ def test_closing_answers_or_fails_what_is_queued(model: Model, pool: Pool, held:
     assert not closing.is_alive()
     alone = model.stream()
     expected = [alone.step(x) for _ in range(4)]
-    for place, future in enumerate(futures if answer else futures[:3]):
+    for place, future in enumerate(futures[:-1] if answer else futures[:3]):
         assert np.array_equal(future.result(LIMIT_S), expected[place // 3])
-    assert pool.statistics().queued == 0
+    if answer:
+        assert np.array_equal(futures[-1].result(LIMIT_S), expected[0])
+    assert (pool.statistics().queued, pool.statistics().streams) == (0, 3)
     with pytest.raises(PoolClosed):
         streams[0].feed(x)
 
 
-def test_a_stream_with_chunks_in_the_queue_is_not_touched(pool: Pool):
-    stream, other, x = pool.open(), pool.open(), some(1, 1, 3)
-    stream.feed(x).result(LIMIT_S)
-    stream.queued.append(None)  # type: ignore[arg-type]
-    for touch in (lambda: stream.step(x), stream.reset, stream.to_bytes, lambda: pool.step({other: x, stream: x})):
-        with pytest.raises(WrongUsage, match="stream 1 has chunks in the queue, which come first"):
-            touch()
-    assert other.step(x).shape == (1, 1, 4)
-    stream.queued.clear()
+def test_a_stream_with_chunks_in_the_queue_is_not_touched(model: Model):
+    with model.pool(max_wait_ms=1e6) as pool:
+        stream, other, x, alone = pool.open(), pool.open(), some(1, 1, 3), model.stream()
+        future = stream.feed(x)
+        for touch in (lambda: stream.step(x), stream.reset, stream.to_bytes, lambda: pool.step({other: x, stream: x})):
+            with pytest.raises(WrongUsage, match="stream 1 has chunks in the queue, which come first"):
+                touch()
+        expected = alone.step(x)
+        assert np.array_equal(other.step(x), expected)
+        other.feed(x)
+        assert np.array_equal(future.result(LIMIT_S), expected)
+        assert np.array_equal(stream.step(x), alone.step(x))
 
 
 class Stop(BaseException):
@@ -404,6 +530,66 @@ def test_threads_that_open_feed_and_close_at_random(model: Model):
     assert found.queue_ns.p50 <= found.latency_ns.p50
 
 
+def test_bulk_steps_beside_the_queue(model: Model):
+    """Threads with streams of their own, opened, reset, restored, closed and left to nobody at random."""
+    x = some(64, 2, 3)
+    failures: list[BaseException] = []
+    with model.pool(max_batch=8, max_wait_ms=0.2, max_streams=32) as pool:
+
+        def client(seed: int) -> None:
+            order = random.Random(seed)
+            try:
+                pairs: list[tuple[Any, Any]] = []
+                for _ in range(60):
+                    while len(pairs) < 4:
+                        pairs.append((pool.open(), model.stream()))
+                    chunks = {stream: x[order.randrange(64), None, : order.choice([1, 1, 2])] for stream, _ in pairs}
+                    if order.random() < 0.5:
+                        found = pool.step(chunks)
+                    else:
+                        futures = {stream: stream.feed(chunk) for stream, chunk in chunks.items()}
+                        found = {stream: future.result(LIMIT_S) for stream, future in futures.items()}
+                    for stream, oracle in pairs:
+                        assert np.array_equal(found[stream], oracle.step(chunks[stream]))
+                    (stream, oracle), happens = order.choice(pairs), order.random()
+                    if happens < 0.2:
+                        stream.reset()
+                        oracle.reset()
+                    elif happens < 0.5:
+                        pairs.remove((stream, oracle))
+                        other = pool.open()
+                        other.restore(stream.to_bytes())
+                        pairs.append((other, oracle))
+                        if happens < 0.4:
+                            stream.close()
+            except BaseException as error:  # noqa: BLE001
+                failures.append(error)
+
+        clients = [threading.Thread(target=client, args=(seed,)) for seed in range(6)]
+        for thread in clients:
+            thread.start()
+        for thread in clients:
+            thread.join(2 * LIMIT_S)
+        assert not failures
+        found = pool.statistics()
+    assert (found.queued, found.failed, found.cancelled, found.refused) == (0, 0, 0, 0)
+    assert found.answered == 6 * 60 * 4
+
+
+def test_a_bulk_step_waits_for_the_run_of_the_queue(model: Model, pool: Pool, held: Held):
+    stream, other, x = pool.open(), pool.open(), some(1, 1, 3)
+    future = stream.feed(x)
+    held.wait()
+    stepping = threading.Thread(target=other.step, args=(x,), daemon=True)
+    stepping.start()
+    assert not held.arrived.acquire(timeout=0.05)
+    held.release()
+    stepping.join(LIMIT_S)
+    alone = model.stream()
+    assert np.array_equal(future.result(LIMIT_S), alone.step(x))
+    assert other.to_bytes() == stream.to_bytes() == alone.to_bytes()
+
+
 def test_nothing_is_waited_for_when_every_stream_has_a_chunk(model: Model):
     with model.pool(max_wait_ms=1e6) as pool:
         one, two = pool.open(), pool.open()
@@ -412,5 +598,12 @@ def test_nothing_is_waited_for_when_every_stream_has_a_chunk(model: Model):
             first.result(0.05)
         second = two.feed(some(1, 1, 3))
         assert len([future.result(LIMIT_S) for future in (first, second)]) == 2
+        first = one.feed(some(1, 1, 3))
+        with pytest.raises(TimeoutError):
+            first.result(0.05)
+        # Of those that are open, every one has.
+        two.close()
+        first.result(LIMIT_S)
+        pool.open()
         one.feed(some(1, 1, 3))
         # Closing does not wait either.

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from edgeseq.errors import InputMismatch
-from edgeseq.runtime import Model
+from edgeseq.runtime import Model, repeat
+from edgeseq.runtime.bound import Bound
 from edgeseq.runtime.manifest import RecurrentLayer
 from edgeseq.runtime.repeat import Repeat
 
@@ -36,12 +37,12 @@ def repeats(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_the_third_call_of_a_shape_is_short_and_answers_alike(
+def test_the_sixth_call_of_a_shape_is_short_and_answers_alike(
     make_lstm: Callable[..., Any], repeats: list[Any], streaming: bool
 ) -> None:
     lstm = make_lstm(streaming=streaming)
     model = Model(lstm.path, threads=1)
-    inputs = [some(2, 5, 3, seed=seed) for seed in range(6)]
+    inputs = [some(2, 5, 3, seed=seed) for seed in range(9)]
     answers = [model(x) for x in inputs]
     assert len(repeats) == 4
     for x, answer in zip(inputs, answers, strict=True):
@@ -52,7 +53,8 @@ def test_the_third_call_of_a_shape_is_short_and_answers_alike(
 def test_other_shapes_and_kinds_go_the_long_way_and_back(make_lstm: Callable[..., Any], repeats: list[Any]) -> None:
     lstm = make_lstm()
     model = Model(lstm.path, threads=1)
-    for x in (some(1, 4, 3), some(1, 4, 3), some(2, 4, 3), some(1, 4, 3).tolist(), [some(1, 4, 3)]):
+    same = [some(1, 4, 3)] * 5
+    for x in (*same, some(2, 4, 3), *same[:3], some(1, 4, 3).tolist(), [some(1, 4, 3)]):
         np.testing.assert_allclose(model(x), lstm.answer(np.asarray(x, np.float32).reshape(-1, 4, 3)), atol=1e-6)
     assert repeats == []
     assert len(model(some(1, 4, 3))) == 1
@@ -66,7 +68,8 @@ def test_numbers_that_are_not_finite_are_refused_the_short_way_too(
     model = Model(make_lstm(recurrent=(fused,)).path, threads=1)
     x = some(1, 4, 3)
     expected = model(x)
-    model(x), model(x)
+    for _ in range(5):
+        model(x)
     bad = x.copy()
     bad[0, 1, 2] = np.nan
     with pytest.raises(InputMismatch, match="NaN or infinity, first at"):
@@ -75,12 +78,42 @@ def test_numbers_that_are_not_finite_are_refused_the_short_way_too(
     assert len(repeats) == 2
 
 
-def test_large_arrays_stay_where_they_lie(make_lstm: Callable[..., Any], repeats: list[Any]) -> None:
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The lengths that memory was made for."""
+    found: list[Any] = []
+
+    class Noted(Bound):
+        def __init__(self, *arguments: Any):
+            super().__init__(*arguments)
+            found.append(arguments[3])
+
+    monkeypatch.setattr(repeat, "Bound", Noted)
+    return found
+
+
+def test_large_arrays_stay_where_they_lie(make_lstm: Callable[..., Any], repeats: list[Any], made: list[Any]) -> None:
     model = Model(make_lstm().path, threads=1)
     x = some(1, 100_000, 3)
-    for _ in range(3):
+    for _ in range(6):
         model(x)
-    assert repeats == []
+    assert (repeats, made) == ([], [])
+
+
+def test_lengths_that_rarely_come_again_make_none(make_lstm: Callable[..., Any], made: list[Any]) -> None:
+    model = Model(make_lstm().path, threads=1)
+    for length in (4, 4, 5, 5, 4, 4, 4, 4, 5, 4, 4, 4, 4):
+        model(some(1, length, 3))
+    assert made == []
+    model(some(1, 4, 3))
+    assert made == [{"batch": 1, "time": 4}]
+
+
+def test_what_always_goes_the_long_way_makes_one_repeat(make_lstm: Callable[..., Any], made: list[Any]) -> None:
+    model, x = Model(make_lstm().path, threads=1), some(1, 4, 3)
+    for _ in range(20):
+        model(x.tolist())
+    assert made == [{"batch": 1, "time": 4}]
 
 
 def test_threads_repeat_side_by_side(make_lstm: Callable[..., Any], repeats: list[Any]) -> None:

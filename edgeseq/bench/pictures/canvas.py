@@ -91,9 +91,14 @@ def styles(names: Iterable[str], rivals: Container[str], theme: Theme) -> dict[s
 
 
 def result_styles(results: Iterable[BenchmarkResult], references: Sequence[str], theme: Theme) -> dict[str, Style]:
-    """One style a result by its name: a model in several settings keeps its colour and symbol, its dashes differ."""
+    """One style a result by its name: a model in several settings keeps its colour and symbol, its dashes differ.
+
+    Of one model alone, each batch has its colour.
+    """
     found = list(results)
     models = {result.name: result.model or result.name for result in found}
+    if len(set(models.values())) == 1:
+        models = {result.name: f"batch {result.batch}" for result in found}
     rivals = {models[name] for name in references if name in models}
     # Where nothing is held against a reference, the reference is what is judged.
     chosen = styles(dict.fromkeys(models.values()), rivals if rivals < set(models.values()) else (), theme)
@@ -247,7 +252,8 @@ def _log_marks(low: float, high: float, most: int) -> list[float]:
         marks = [step * 10.0**power for power in range(-12, 19, every) for step in steps]
         found = [mark for mark in marks if low * 0.999 <= mark <= high * 1.001]
         if len(found) <= most:
-            return found
+            # A narrow range has one round number or none: then evenly.
+            return found if len(found) > 2 else list(MaxNLocator(3).tick_values(low, high))
     return found[:: -(-len(found) // most)]
 
 

@@ -27,7 +27,7 @@ def _bars(view: View, theme: Theme) -> Figure:
     figure, axes = named_rows(theme, len(measured), row_inches=0.62 if len(measured) <= _MOST_CURVES else 0.46)
     medians = [float(result.distribution_ns[50]) for result in measured]
     tops = [float(result.p90_ns or result.distribution_ns[50]) for result in measured]
-    logarithmic = time_axis(axes, "median time of a call, line to p90", [*medians, *tops], room=0.28)
+    logarithmic = time_axis(axes, "time of a call", [*medians, *tops], room=0.55)
     low, _ = axes.get_xlim()
     for row, (result, median, top) in enumerate(zip(measured, medians, tops, strict=True)):
         colour = looks[result.name].colour
@@ -38,9 +38,10 @@ def _bars(view: View, theme: Theme) -> Figure:
         else:
             axes.barh(row, median, height=0.36, color=colour)
         if result.p90_ns is not None:
-            axes.plot([median, top], [row, row], color=theme.text, linewidth=1.2, solid_capstyle="butt")
-            axes.plot([top], [row], marker="|", color=theme.text, markersize=7)
-        value_label(axes, theme, top, row, duration(median))
+            axes.plot([top], [row], marker="D", markerfacecolor="none", color=theme.text, markersize=5)
+        # Beside the diamond a median alone would read as its value.
+        beyond = "" if result.p90_ns is None else f", p90 {duration(top)}"
+        value_label(axes, theme, top, row, duration(median) + beyond)
         row_name(axes, theme, row, result.name)
     return figure
 
@@ -103,7 +104,7 @@ def _distribution_finding(view: View) -> str:
 
 BARS = Kind(
     title="How long a call takes",
-    caption="Shorter is better. Medians, with lines that reach to p90.",
+    caption="Shorter is better. Medians; the diamond is p90, where nine calls of ten are done.",
     shows=timed,
     lacking=_NOTHING_TIMED,
     draw=_bars,

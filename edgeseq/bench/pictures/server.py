@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from edgeseq.bench import tables
 from edgeseq.bench.pictures.canvas import Theme, legend, new_figure, scale, short_duration, shortened
 from edgeseq.bench.pictures.kind import Kind, View
 from edgeseq.bench.server import Served
-from edgeseq.bench.units import duration, rate
+from edgeseq.bench.units import duration, significant
 
 _LINES = (("p50_ns", "p50", (0, (1, 1.5)), "s"), ("p90_ns", "p90", (0, (5, 2)), "^"), ("p99_ns", "p99", "-", "o"))
 
@@ -38,8 +39,9 @@ def _draw(view: View, theme: Theme) -> Figure:
             )  # fmt: skip
         if served.deadline_ns is not None:
             axes.axhline(served.deadline_ns, color=theme.text, linewidth=1.2, linestyle="--", label="deadline")
+        edge = [end for end in (served.highest_rate_per_s, served.lowest_missed_per_s) if end is not None]
         if served.highest_rate_per_s is not None:
-            axes.axvline(served.highest_rate_per_s, color=colour, linewidth=5, alpha=0.25)
+            axes.axvspan(min(edge), max(edge), color=colour, linewidth=5, alpha=0.2)
         scale(axes.yaxis, times, short_duration, most=5)
         scale(axes.xaxis, rates, lambda value: f"{value:,.6g}", room=0.05)
         axes.grid(axis="y", color=theme.faint, alpha=0.25, linewidth=0.6)
@@ -52,26 +54,25 @@ def _draw(view: View, theme: Theme) -> Figure:
 
 
 def _kept(served: Served) -> str:
+    """Above the plot, whose axis has the unit."""
     if served.deadline_ns is None:
         return "latency from arrival to answer"
-    kept = f"p99 within {duration(served.deadline_ns)}"
+    deadline, missed = duration(served.deadline_ns), served.lowest_missed_per_s
+    missed_from = "" if missed is None else f"missed at {significant(missed)}"
     if served.highest_rate_per_s is None:
-        return f"no rate tried kept {kept}"
-    highest = rate(served.highest_rate_per_s)
-    if served.searched == "throughput":
-        return f"{kept} up to all that can be answered, {highest}"
-    return f"{kept} at {highest}, maybe at more" if served.searched == "limit" else f"{kept} up to {highest}"
+        return ", ".join(filter(None, (f"{deadline} kept at no rate for sure", missed_from)))
+    kept = f"{deadline} kept up to {significant(served.highest_rate_per_s)}"
+    return f"{kept}, {missed_from or 'maybe at more'}"
 
 
 def _finding(view: View) -> str:
-    return (
-        "Queries arriving at random: " + "; ".join(f"{name}, {_kept(served)}" for name, served in _served(view)) + "."
-    )
+    return " ".join(("Queries arriving at random.", *tables.server_findings(view.run)))
 
 
 SERVER = Kind(
     title="Latency under load",
-    caption="From arrival to answer, waiting included; the broad line is the highest rate that kept the deadline.",
+    caption="Median of the tries, from arrival to answer, waiting included; the band is from the highest rate "
+    "that is sure to keep the deadline to the lowest that is sure to miss it.",
     shows=_served,
     lacking="no subject has the server scenario; measure with `edgeseq bench ... --scenario server --deadline-ms 10`",
     draw=_draw,

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from edgeseq.bench.pictures.canvas import Theme, interval, named_rows, ratio_axis, row_band, row_name, value_label
 from edgeseq.bench.pictures.kind import Kind, View
 from edgeseq.bench.record import BenchmarkResult
-from edgeseq.bench.standings import reference_groups, speed_in_group
+from edgeseq.bench.standings import speeds
 from edgeseq.bench.stats import Ratio
 from edgeseq.bench.units import times
 
@@ -16,13 +16,10 @@ _Group = tuple[str, list[tuple[BenchmarkResult, Ratio]]]
 
 def _groups(view: View) -> list[_Group]:
     """For each reference, everything that can be held against it."""
-    found = []
-    for name, group in reference_groups(view.run, view.references).items():
-        ratios = [(result, speed_in_group(result, group)) for result in view.run.results]
-        compared = [(result, ratio) for result, ratio in ratios if ratio is not None]
-        if compared:
-            found.append((name, compared))
-    return found
+    return [
+        (name, [(view.run[subject], ratio) for subject, ratio in group.items()])
+        for name, group in speeds(view.run, view.references).items()
+    ]
 
 
 def _draw(view: View, theme: Theme) -> Figure:
@@ -30,7 +27,9 @@ def _draw(view: View, theme: Theme) -> Figure:
     looks = view.styles(theme)
     ratios = [ratio for _, group in groups for _, ratio in group]
     ends = [end for ratio in ratios for end in _ends(ratio)]
-    low, high = min([*ends, 1.0]) / 1.12, max([*ends, 1.0])
+    low, high = min(ends), max([*ends, 1.0])
+    # Where nothing is slower, 1 is the edge, and no name lies across it.
+    low = low / 1.12 if low < 1 else 1.0
     high *= max((high / low) ** 0.3, 1.12)
     count = sum(len(group) for _, group in groups)
     figure, axes = named_rows(
@@ -45,7 +44,7 @@ def _draw(view: View, theme: Theme) -> Figure:
             axes.barh(row, ratio.value - 1, left=1.0, height=0.34, color=looks[result.name].colour)
             start, end = _ends(ratio)
             interval(axes, theme, row, start, end)
-            label = times(ratio.value) + ("" if ratio.differs or ratio.interval is None else ", no difference")
+            label = times(ratio.value) + ("" if ratio.differs else f", {ratio.verdict}")
             value_label(axes, theme, max(end, 1.0), row, label)
             row_name(axes, theme, row, result.name)
             row += 1
@@ -64,7 +63,7 @@ def _finding(view: View) -> str:
     for name, group in _groups(view):
         ordered = sorted(group, key=lambda pair: pair[1].value, reverse=True)
         listed = "; ".join(
-            f"{result.name} {times(ratio.value)}" + ("" if ratio.differs else " (no certain difference)")
+            f"{result.name} {times(ratio.value)}" + ("" if ratio.differs else f" ({ratio.verdict})")
             for result, ratio in ordered
         )
         sentences.append(f"Times as fast as {name}: {listed}.")

@@ -47,11 +47,18 @@ def _draw(view: View, theme: Theme) -> Figure:
             edgecolor=theme.background, linewidth=0.8,
         )  # fmt: skip
         axes.plot([], [], marker=look.marker, color=look.colour, linestyle="", markersize=7, label=label)
+    if missing := _missing(view):
+        axes.plot([], [], linestyle="", label=missing)
     logarithmic = scale(axes.yaxis, sizes, short_size, room=0.15)
     height_axis(axes, theme, "size of the file", logarithmic=logarithmic)
     time_axis(axes, "median time of a call", times, room=0.15)
     legend(figure, theme, axes)
     return figure
+
+
+def _missing(view: View) -> str:
+    count = len(timed(view)) - len(_points(view))
+    return f"{count} not shown: no file, or other input shapes" if count else ""
 
 
 def _area(result: BenchmarkResult) -> float:
@@ -71,7 +78,8 @@ def _finding(view: View) -> str:
         f"{result.name} {size(result.size_bytes or 0)}, {duration(result.distribution_ns[50])}, {_difference(result)}"
         for result in sorted(_points(view), key=lambda result: result.size_bytes or 0)
     )
-    return f"Size, median time and difference from the reference: {listed}."
+    missing = _missing(view)
+    return f"Size, median time and difference from the reference: {listed}." + (f" {missing}." if missing else "")
 
 
 TRADE_OFF = Kind(

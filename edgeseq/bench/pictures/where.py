@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from edgeseq.bench.layers import OUTSIDE, outside_share
+from edgeseq.bench.layers import OUTSIDE, PROFILED, outside_share
 from edgeseq.bench.pictures.canvas import Theme, named_rows, row_band, row_name, value_label
 from edgeseq.bench.pictures.kind import Kind, View
 from edgeseq.bench.record import BenchmarkResult
@@ -64,7 +64,7 @@ def _finding(view: View) -> str:
 
 LAYERS = Kind(
     title="Where the time goes",
-    caption="Mean over the profiled calls, which are slower than timed ones: the shares are what to read.",
+    caption=PROFILED,
     shows=_profiled,
     lacking="no subject has times by layer; measure with `edgeseq bench ... --layers`",
     draw=_draw,
