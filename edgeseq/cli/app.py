@@ -16,7 +16,7 @@ Keras sequence models to exact, native ONNX: train, export, check, quantize, ben
 
 Exit codes: 0 done; 1 the answer is no (parity failed, a regression found); 2 wrong usage, a missing input or an
 existing output; 3 a provider, package or data set is not available; 4 refused: it cannot be exported exactly;
-5 an unreadable or invalid file; 70 a bug in edgeseq; 130 interrupted.
+5 an unreadable or invalid file; 70 a bug in edgeseq; 130 interrupted; 143 stopped by SIGTERM.
 """
 
 
