@@ -100,25 +100,32 @@ class Interrupts:
     """Ctrl-C and SIGTERM end the block: at once where it waits for input, else when the chunk at hand is answered."""
 
     def __init__(self) -> None:
-        self._busy = False
+        self._busy = self._over = False
+        self._before: dict[signal.Signals, Any] = {}
         self.signal: signal.Signals | None = None
         """What ended the block; None where nothing did."""
 
     def __enter__(self) -> Interrupts:
         # Python lets the main thread alone say what a signal does.
         here = threading.current_thread() is threading.main_thread()
-        ending = (signal.SIGINT, signal.SIGTERM) if here else ()
-        self._before = {number: signal.signal(number, self._handle) for number in ending}
+        # One that comes while they are set is noted; to raise here would leave them set.
+        self._busy = True
+        for number in (signal.SIGINT, signal.SIGTERM) if here else ():
+            # What the process was started to ignore, as in the background of a script, it goes on to ignore.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._before[number] = signal.signal(number, self._handle)
+        self._busy = False
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self._over = True
         for number, handler in self._before.items():
             signal.signal(number, handler)
         return kind is KeyboardInterrupt and self.signal is not None
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         # A second one strikes at once.
-        at_once = self.signal is not None or not self._busy
+        at_once = (self.signal is not None or not self._busy) and not self._over
         self.signal = signal.Signals(number)
         if at_once:
             raise KeyboardInterrupt

@@ -15,6 +15,7 @@ import pytest
 from onnx import helper
 
 from edgeseq.errors import InputMismatch, InvalidFile, InvalidState, MissingInput, OutputExists, WrongUsage
+from edgeseq.lines import Interrupts
 from edgeseq.running import run_file
 from edgeseq.runtime.manifest import Manifest, RecurrentLayer, StateSpec, TensorSpec
 from edgeseq.stepping import step_file
@@ -323,6 +324,32 @@ def test_an_interrupt_never_falls_between_a_chunk_and_its_answer(
     assert [json.loads(text) for text in written] == [[1, 1]]
     assert signal.getsignal(number) is before
     assert step_file(sums, source, state_in=tmp_path / "state").answers == ([2, 2], [3, 3])
+
+
+def test_a_signal_that_the_process_ignores_stays_ignored_and_none_stays_taken(
+    sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sink(io.StringIO):
+        def write(self, text: str) -> int:
+            signal.raise_signal(signal.SIGTERM)
+            return len(text)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        report = step_file(sums, lines(tmp_path / "in.jsonl", "[1, 1]", "[1, 1]"), lines=Sink())
+        assert (report.interrupted_by, report.chunks) == (None, 2)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    # One that comes while handlers are put back is noted, and the others are put back too.
+    set_signal, interrupts = signal.signal, Interrupts()
+    with interrupts:
+        monkeypatch.setattr(signal, "signal", lambda *how: (set_signal(*how), signal.raise_signal(signal.SIGTERM))[0])
+        monkeypatch.setattr(signal, "raise_signal", lambda _: interrupts._handle(signal.SIGTERM, None))
+    monkeypatch.undo()
+    assert interrupts.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_end_of_the_input_before_any_chunk(sums: Path, tmp_path: Path) -> None:

@@ -114,7 +114,10 @@ class Arrivals:
         """Try a rate once more, with as many queries as the percentile needs; none that is due after `end_ns`."""
         mean_gap_ns = 1e9 / rate.per_s
         gaps = self.gaps(self._queries(rate), len(rate.tries))
-        rate.tries.append(self._judged(rate.per_s, self._answer([gap * mean_gap_ns for gap in gaps], end_ns)))
+        tried = self._judged(rate.per_s, self._answer([gap * mean_gap_ns for gap in gaps], end_ns))
+        # One that the end of the time cut short says nothing beside whole ones.
+        if tried.met is not None or self.deadline_ns is None or not rate.tries:
+            rate.tries.append(tried)
 
     def _queries(self, rate: Rate) -> int:
         return min(max(int(self.try_ns * rate.per_s * 1e-9), _LEAST_QUERIES), _MOST_QUERIES)

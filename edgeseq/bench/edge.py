@@ -78,7 +78,8 @@ class Search:
         if not self.arrivals.fits(rate, self.end_ns):
             raise _TimeUp
         self.rates[step] = rate
+        judged = rate.kept + rate.missed
         self.arrivals.try_once(rate, self.end_ns)
-        if rate.tries[-1].met is None:
+        if rate.kept + rate.missed == judged:
             raise _TimeUp
         return rate

@@ -200,7 +200,7 @@ def is_keras(result: BenchmarkResult) -> bool:
 
 
 def alike(result: BenchmarkResult) -> bool:
-    """Whether nothing speaks against it computing what the first subject of its batch computes."""
+    """Whether it may compute what the first subject of its batch computes: it was fed the same, and answered alike."""
     return result.answers in (REFERENCE, COMPARED, NO_REFERENCE)
 
 

@@ -117,7 +117,8 @@ def _standing(
 ) -> Standing:
     wanted = [result for result in run.results if result.name in (*ours, *rivals, against)]
     failures = {result.name: result.error or "it was not measured" for result in wanted if not result.round_p50_ns}
-    measured = [result for result in wanted if result.round_p50_ns]
+    failures |= {result.name: str(result.answers) for result in wanted if result.round_p50_ns and not alike(result)}
+    measured = [result for result in wanted if result.name not in failures]
     candidates = [result for result in measured if (result.name == against if against else result.name in rivals)]
     # Where none of ours was measured, the rivals are held against each other.
     judged = [result for name in ours for result in measured if result.name == name] or candidates

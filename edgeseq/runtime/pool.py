@@ -86,7 +86,7 @@ class Pool:
             max_queue=int(max_queue),
         )
         # A pool that nobody closed ends with its last stream, or with the program.
-        weakref.finalize(self, self._queue.close, answer=False)
+        weakref.finalize(self, self._queue.end, answer=False)
         self._numbers = itertools.count(1)
         self._closed = False
 

@@ -130,14 +130,18 @@ class Queue:
 
         In the thread itself, as a callback of a future, it only says so.
         """
+        self.end(answer=answer)
+        # Without a thread, or while it starts, nothing was queued.
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def end(self, *, answer: bool) -> None:
+        """As `close`, but wait for nothing: so that two threads may end each other's pools as garbage."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         if not answer:
             self._drop()
-        # Without a thread, or while it starts, nothing was queued.
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
 
     def _start(self) -> None:
         with self._starting:

@@ -12,7 +12,7 @@ import numpy as np
 from edgeseq.errors import WrongUsage
 from edgeseq.runtime import saved_state
 from edgeseq.runtime.bound import Bound, Runner, States
-from edgeseq.runtime.feed import Lengths, check_chunk, check_shape
+from edgeseq.runtime.feed import Feed, Lengths, check_chunk, check_shape
 from edgeseq.runtime.manifest import Manifest
 from edgeseq.runtime.ranges import check_lengths
 from edgeseq.runtime.repeat import Repeat, is_kept
@@ -27,23 +27,23 @@ _MOST_BOUNDS = 4
 class Lane:
     """The memory of one stream on the device that computes: its states, and what a step of some shapes needs."""
 
-    def __init__(self, runner: Runner, manifest: Manifest, lengths: Lengths):
+    def __init__(self, runner: Runner, manifest: Manifest, feed: Feed, lengths: Lengths):
         self.states = States(runner, manifest.states, lengths)
-        self._runner, self._manifest = runner, manifest
+        self._runner, self._manifest, self._feed = runner, manifest, feed
         self._wanted = [*(spec.name for spec in manifest.outputs), *(spec.output for spec in manifest.states)]
-        self._bounds: dict[tuple[tuple[int, ...], ...], Bound | None] = {}
-        self.latest: Bound | None = None
-        """What the last step ran by; None where nothing was kept for it."""
+        self._bounds: dict[tuple[tuple[int, ...], ...], tuple[Bound, Repeat | None] | None] = {}
+        self.again: Repeat | None = None
+        """What makes another step like the last one short; None where nothing was kept for it."""
 
     @classmethod
-    def take(cls, runner: Runner, manifest: Manifest, lengths: Lengths) -> Lane:
+    def take(cls, runner: Runner, manifest: Manifest, feed: Feed, lengths: Lengths) -> Lane:
         """One that a stream has left, with the graphs captured for it, or a new one."""
         with runner.lock:
             for place, lane in enumerate(runner.spare):
                 if lane.states.lengths == lengths:
                     found: Lane = runner.spare.pop(place)
                     return found
-        return cls(runner, manifest, lengths)
+        return cls(runner, manifest, feed, lengths)
 
     def step(self, feed: Mapping[str, np.ndarray], lengths: Lengths) -> list[np.ndarray]:
         """As `Bound.run`. Chunks of a few shapes are remembered, the last used ones.
@@ -51,14 +51,16 @@ class Lane:
         A device needs memory for each of them; on the CPU it is made where a shape comes again, and is small.
         """
         shapes = tuple(array.shape for array in feed.values())
-        seen, bound = shapes in self._bounds, self._bounds.pop(shapes, None)
-        if bound is None and (self._runner.device[0] != "cpu" or (seen and is_kept(self._manifest, lengths))):
+        seen, kept = shapes in self._bounds, self._bounds.pop(shapes, None)
+        if kept is None and (self._runner.device[0] != "cpu" or (seen and is_kept(self._manifest, lengths))):
             bound = Bound(self._runner, self._manifest.inputs, self._manifest.outputs, lengths, self.states)
+            kept = bound, Repeat.of(bound, self._feed)
         # Graphs are counted, and stay: onnxruntime would not free them with their buffers.
         if len(self._bounds) == _MOST_BOUNDS and not self._runner.graphs:
             del self._bounds[next(iter(self._bounds))]
-        self._bounds[shapes] = self.latest = bound
-        return self._once(feed) if bound is None else bound.run(feed)
+        self._bounds[shapes] = kept
+        self.again = kept[1] if kept is not None else None
+        return self._once(feed) if kept is None else kept[0].run(feed)
 
     def _once(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """As `Bound.run`, by arrays where they lie on the CPU."""
@@ -118,7 +120,7 @@ class Stream:
             lane = self._begin(known, self._model.initial_states(known))
             results = lane.step(feed, lengths)
             self._lengths, self._started = known, True
-        self._again = None if lane.latest is None else Repeat.of(lane.latest, self._model.feed)
+        self._again = lane.again
         return self._model.nested(results)
 
     def reset(self, rows: Iterable[int] | None = None) -> None:
@@ -197,7 +199,7 @@ class Stream:
             self._lane.states.write(states)
             return self._lane
         runner = self._model.runner
-        lane = Lane.take(runner, self._model.manifest, lengths)
+        lane = Lane.take(runner, self._model.manifest, self._model.feed, lengths)
         lane.states.write(states)
         self._leave()
         if runner.graphs:

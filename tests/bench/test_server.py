@@ -259,6 +259,17 @@ def test_nothing_goes_on_after_the_time_is_up() -> None:
     assert machine.now < 5.1e9
 
 
+def test_a_try_that_the_end_cut_short_says_nothing_beside_whole_ones() -> None:
+    machine = FakeServer(MS)
+    tries = arrivals.Arrivals(
+        call=machine.call, deadline_ns=5 * MS, seed=0, clock=machine.clock, sleep=machine.sleep, spin_ns=0, try_ns=1
+    )
+    rate = arrivals.Rate(per_s=100.0)
+    tries.try_once(rate, machine.now + 10**12)
+    tries.try_once(rate, machine.now + 10**9)
+    assert [one.met for one in rate.tries] == [True]
+
+
 def test_every_rate_gets_the_same_arrivals_and_the_seed_decides() -> None:
     def p90(seed: int) -> Any:
         found = FakeServer(MS).serve(rate_per_s=500, seed=seed, max_seconds=10.0)

@@ -54,6 +54,17 @@ def test_the_best_rival_is_told_by_the_rounds_that_it_shares_with_ours(make_run:
     ) == pytest.approx(standing.speeds[OURS[0]].value)
 
 
+def test_subjects_with_other_answers_stand_nowhere_and_hide_nobody(make_run: Any, make_result: Any) -> None:
+    other = {"answers": "other answers: output 0 differs by 40% (relative RMS)"}
+    run = make_run(
+        make_result("A", 4.0), make_result("B", 1.0, **other), make_result("first", 0.5, **other), make_result("o", 2.0)
+    )
+    [standing] = standings({"one": run}, ours=("first", "o")).systems
+    assert (standing.reference, standing.speeds["o"].value) == ("A", pytest.approx(2.0))
+    assert standing.failures == {"B": other["answers"], "first": other["answers"]}
+    assert standings({"one": run}, ours=("o",), against="B").systems[0].reference is None
+
+
 def test_rivals_are_held_against_each_other_where_ours_failed(make_run: Any, make_result: Any) -> None:
     run = make_run(make_result("A", 4.0), make_result("B", 2.0), make_result("edgeseq fp32", **FAILED))
     [standing] = standings({"one": run}, ours=OURS).systems

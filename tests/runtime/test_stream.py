@@ -15,6 +15,7 @@ from edgeseq.errors import InputMismatch, WrongUsage
 from edgeseq.runtime import Model
 from edgeseq.runtime.bound import Bound
 from edgeseq.runtime.manifest import Manifest, StateSpec, TensorSpec
+from edgeseq.runtime.repeat import Repeat
 
 H = "state_in.00.lstm.h"
 C = "state_in.01.lstm.c"
@@ -377,3 +378,14 @@ def test_a_repeated_step_of_a_state_that_changed_its_size(frames: Model):
     with pytest.raises(InputMismatch, match=r"height=2\); got \(1, 1, 3\)"):
         stream.step(x)
     assert stream.step(x[..., :2]).tolist() == [[2.0, 2.0]]
+
+
+def test_chunks_of_alternating_lengths_are_all_short(make_lstm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+    made = []
+    of = Repeat.of
+    monkeypatch.setattr(Repeat, "of", lambda *what: made.append(what) or of(*what))
+    stream = Model(make_lstm(streaming=True).path).stream()
+    for _ in range(6):
+        for length in (1, 2):
+            stream.step(np.zeros((1, length, stream._model.inputs[0].axes[2]), np.float32))
+    assert len(made) == 2, "once for each length"
