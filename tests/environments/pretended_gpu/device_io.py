@@ -182,7 +182,7 @@ def placed(options):
     model = opened(**options)
     stream = model.stream()
     stream.step(rows(1))
-    [bound] = stream._lane._bounds.values()
+    [(bound, _)] = stream._lane._bounds.values()
     buffers = [*dict(bound._inputs).values(), *dict(bound._outputs).values()]
     buffers += [buffer for held in stream._lane.states.sets for buffer in held.values()]
     places = [buffer.value.__dlpack_device__() for buffer in buffers]
