@@ -102,7 +102,7 @@ def part_step(options, folder):
     subjects = [
         Subject(name="session.run with a dict", call=plain_steps(model, {"x": x})),
         Subject(name="stream.step", call=lambda: stream.step(x)),
-        litert(keras_model, x, folder),
+        litert(keras_model, x),
     ]
     run, found = measured(subjects, options, "session.run with a dict")
     return found | {
@@ -112,33 +112,45 @@ def part_step(options, folder):
     }
 
 
-def litert(keras_model, x, folder):
+def litert(keras_model, x):
     """LiteRT stepping the same cell, or why it cannot."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         return Subject(name="LiteRT", call=None, error=f"not installed ({error})", threads=1)
     import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     lstm = keras_model.layers[-1]
     state = tf.TensorSpec((1, lstm.units), tf.float32)
 
-    @tf.function(input_signature=[tf.TensorSpec((1, FEATURES), tf.float32), state, state])
+    @tf.function(input_signature=[tf.TensorSpec((1, 1, FEATURES), tf.float32), state, state])
     def step(x, h, c):
-        answer, (h, c) = lstm.cell(x, [h, c])
-        return {"y": answer, "h_out": h, "c_out": c}
+        answer, (h, c) = lstm.cell(x[:, 0], [h, c])
+        return answer[:, tf.newaxis], h, c
 
-    path = folder / "step.tflite"
-    path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([step.get_concrete_function()], step).convert())
-    interpreter = Interpreter(model_path=str(path), num_threads=1)
-    run = interpreter.get_signature_runner()
+    # With variables instead of constants the interpreter finds none of them.
+    constant = convert_variables_to_constants_v2(step.get_concrete_function())
+    content = tf.lite.TFLiteConverter.from_concrete_functions([constant]).convert()
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    given = {found["name"].split(":")[0]: found["index"] for found in interpreter.get_input_details()}
+    made = dict(zip(("y", "h", "c"), [found["index"] for found in interpreter.get_output_details()], strict=True))
     kept = {name: np.zeros((1, lstm.units), np.float32) for name in ("h", "c")}
 
     def call():
-        found = run(x=x[:, 0], **kept)
-        kept["h"], kept["c"] = found["h_out"], found["c_out"]
-        return found["y"][:, np.newaxis]
+        interpreter.set_tensor(given["x"], x)
+        for name in ("h", "c"):
+            interpreter.set_tensor(given[name], kept[name])
+        interpreter.invoke()
+        for name in ("h", "c"):
+            kept[name] = interpreter.get_tensor(made[name])
+        return interpreter.get_tensor(made["y"])
 
+    steps = np.concatenate([call() for _ in range(5)], axis=1)
+    if not difference(steps, keras_model(np.repeat(x, 5, axis=1), training=False)) < 1e-5:
+        return Subject(name="LiteRT", call=None, error="wrong: its answers are not Keras's", threads=1)
+    kept.update({name: np.zeros_like(array) for name, array in kept.items()})
     return Subject(name="LiteRT", call=call, threads=1)
 
 
