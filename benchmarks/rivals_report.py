@@ -15,6 +15,7 @@ from pathlib import Path
 
 import rival_summary
 import systems
+from readme_marks import README, replace
 from rival_libraries.ours import FP32, INT8
 
 from edgeseq.bench import Section, read_run, write_report
@@ -25,8 +26,6 @@ from edgeseq.bench.tables import failures
 from edgeseq.bench.units import duration, significant, size
 from edgeseq.files import write_bytes
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- rivals -->", "<!-- /rivals -->"
 ROWS = {False: "a single row a call", True: "32 rows a call (ConvLSTM 4)"}
 THREADS = {1: "one thread", 0: "all threads"}
 JUDGED = (FP32, INT8)
@@ -236,9 +235,10 @@ def write_readme(found, summary, name, readme):
     [mean] = [row["best_rival"] for row in summary["means"] if (row["threads"], row["batch"]) == (1, "single")]
     machine = f"{run.machine.cpu_model}, {run.machine.cores} cores"
     disturbed = sum(bool(row["warnings"]) for _, row in first.values())
-    text = "\n".join(
+    replace(
+        readme,
+        "rivals",
         [
-            BEGIN,
             "<picture>",
             f'  <source media="(prefers-color-scheme: dark)" srcset="docs/{name}-dark.png">',
             f'  <img alt="Speed of every rival on every system" src="docs/{name}-light.png" width="760">',
@@ -256,15 +256,8 @@ def write_readme(found, summary, name, readme):
             "",
             *not_first(first),
             *told(summary["targets"]),
-            END,
-        ]
+        ],
     )
-    content = readme.read_text(encoding="utf-8")
-    before, _, rest = content.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    if not after:
-        raise SystemExit(f"{readme} lacks the marks {BEGIN} and {END}")
-    write_bytes(readme, (before + text + after).encode())
 
 
 def main():

@@ -14,6 +14,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from readme_marks import README, replace
 from rival_summary import MET, MISSED, judge
 from rivals_report import said
 
@@ -22,9 +23,7 @@ from edgeseq.bench.pictures.canvas import height_axis, legend, short_size, style
 from edgeseq.bench.units import significant
 from edgeseq.files import write_bytes
 
-README = Path(__file__).resolve().parent.parent / "README.md"
 PARTS = ("step", "pool", "growth", "drift", "stateful", "forecast", "soak")
-BEGIN, END = "<!-- streaming -->", "<!-- /streaming -->"
 STEP_AT_MOST, BULK_AT_LEAST = 0.8, 5.0
 GROWTH_AT_MOST = 0.01
 """Share by which resident memory may grow and still be called flat: an allocator moves by less."""
@@ -223,12 +222,7 @@ def write(path, readme):
     if missing := [name for name in PARTS if name not in results["parts"]]:
         print(f"{readme.name} stays as it is: not measured are {', '.join(missing)}")
         return
-    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"{readme} lacks the marks {BEGIN} and {END}")
-    text = "\n".join([begin, *table(results, path.stem), end])
-    write_bytes(readme, (before + text + after).encode())
+    replace(readme, "streaming", table(results, path.stem))
     print(f"wrote the pictures beside {path.name} and the table in {readme.name}")
 
 

@@ -201,17 +201,15 @@ RESULTS: dict[str, Any] = {
 def written(results: dict[str, Any], folder: Path) -> str:
     path, readme = folder / "streaming.json", folder / "README.md"
     path.write_text(json.dumps(results), encoding="utf-8")
-    readme.write_text(f"before\n{streaming_report.BEGIN}\nold\n{streaming_report.END}\nafter\n", encoding="utf-8")
+    readme.write_text("before\n<!-- streaming -->\nold\n<!-- /streaming -->\nafter\n", encoding="utf-8")
     streaming_report.write(path, readme)
     return readme.read_text(encoding="utf-8")
 
 
 def test_the_readme_tells_ratios_and_differences(tmp_path: Path) -> None:
     text = written(RESULTS, tmp_path)
-    assert text.startswith(
-        f"before\n{streaming_report.BEGIN}\nMeasured 2026-01-02 on A processor, 2 cores, one thread."
-    )
-    assert text.endswith(f"{streaming_report.END}\nafter\n")
+    assert text.startswith("before\n<!-- streaming -->\nMeasured 2026-01-02 on A processor, 2 cores, one thread.")
+    assert text.endswith("<!-- /streaming -->\nafter\n")
     assert "old" not in text
     cells = [[cell.strip() for cell in row.split("|")] for row in text.splitlines()]
     rows = {row[1]: row[2:4] for row in cells if len(row) == 5}

@@ -493,34 +493,44 @@ def test_an_awaited_chunk_that_does_not_fit(pool: Pool):
         asyncio.run(pool.open().afeed(np.zeros((1, 1, 4))))
 
 
+def failures_of(client: Callable[[int], None], count: int) -> list[BaseException]:
+    """What `count` clients raised, each in a thread of its own; they all end."""
+    failures: list[BaseException] = []
+
+    def run(seed: int) -> None:
+        try:
+            client(seed)
+        except BaseException as error:  # noqa: BLE001 - an assertion of a thread is seen by nobody else
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(2 * LIMIT_S)
+    assert not any(thread.is_alive() for thread in threads)
+    return failures
+
+
 def test_threads_that_open_feed_and_close_at_random(model: Model):
     """Each client against an oracle of its own; nothing is lost, mixed or left over."""
     x = some(64, 3, 3)
-    failures: list[BaseException] = []
     with model.pool(max_batch=8, max_wait_ms=0.2, max_queue=64, max_streams=16) as pool:
 
         def client(seed: int) -> None:
             order = random.Random(seed)
-            try:
-                for _ in range(6):
-                    with pool.open() as stream:
-                        oracle = model.stream()
-                        for _ in range(10):
-                            chunks = [x[order.randrange(64), None, : order.choice([1, 1, 2])] for _ in range(3)]
-                            futures = [stream.feed(chunk) for chunk in chunks]
-                            for chunk, future in zip(chunks, futures, strict=True):
-                                assert np.array_equal(future.result(LIMIT_S), oracle.step(chunk))
-                        if order.random() < 0.5:
-                            assert stream.to_bytes() == oracle.to_bytes()
-            except BaseException as error:  # noqa: BLE001
-                failures.append(error)
+            for _ in range(6):
+                with pool.open() as stream:
+                    oracle = model.stream()
+                    for _ in range(10):
+                        chunks = [x[order.randrange(64), None, : order.choice([1, 1, 2])] for _ in range(3)]
+                        futures = [stream.feed(chunk) for chunk in chunks]
+                        for chunk, future in zip(chunks, futures, strict=True):
+                            assert np.array_equal(future.result(LIMIT_S), oracle.step(chunk))
+                    if order.random() < 0.5:
+                        assert stream.to_bytes() == oracle.to_bytes()
 
-        clients = [threading.Thread(target=client, args=(seed,)) for seed in range(12)]
-        for thread in clients:
-            thread.start()
-        for thread in clients:
-            thread.join(2 * LIMIT_S)
-        assert not failures
+        assert not failures_of(client, 12)
         found = pool.statistics()
     assert (found.streams, found.queued, found.failed, found.cancelled) == (0, 0, 0, 0)
     assert found.answered == 12 * 6 * 10 * 3
@@ -533,44 +543,35 @@ def test_threads_that_open_feed_and_close_at_random(model: Model):
 def test_bulk_steps_beside_the_queue(model: Model):
     """Threads with streams of their own, opened, reset, restored, closed and left to nobody at random."""
     x = some(64, 2, 3)
-    failures: list[BaseException] = []
     with model.pool(max_batch=8, max_wait_ms=0.2, max_streams=32) as pool:
 
         def client(seed: int) -> None:
             order = random.Random(seed)
-            try:
-                pairs: list[tuple[Any, Any]] = []
-                for _ in range(60):
-                    while len(pairs) < 4:
-                        pairs.append((pool.open(), model.stream()))
-                    chunks = {stream: x[order.randrange(64), None, : order.choice([1, 1, 2])] for stream, _ in pairs}
-                    if order.random() < 0.5:
-                        found = pool.step(chunks)
-                    else:
-                        futures = {stream: stream.feed(chunk) for stream, chunk in chunks.items()}
-                        found = {stream: future.result(LIMIT_S) for stream, future in futures.items()}
-                    for stream, oracle in pairs:
-                        assert np.array_equal(found[stream], oracle.step(chunks[stream]))
-                    (stream, oracle), happens = order.choice(pairs), order.random()
-                    if happens < 0.2:
-                        stream.reset()
-                        oracle.reset()
-                    elif happens < 0.5:
-                        pairs.remove((stream, oracle))
-                        other = pool.open()
-                        other.restore(stream.to_bytes())
-                        pairs.append((other, oracle))
-                        if happens < 0.4:
-                            stream.close()
-            except BaseException as error:  # noqa: BLE001
-                failures.append(error)
+            pairs: list[tuple[Any, Any]] = []
+            for _ in range(60):
+                while len(pairs) < 4:
+                    pairs.append((pool.open(), model.stream()))
+                chunks = {stream: x[order.randrange(64), None, : order.choice([1, 1, 2])] for stream, _ in pairs}
+                if order.random() < 0.5:
+                    found = pool.step(chunks)
+                else:
+                    futures = {stream: stream.feed(chunk) for stream, chunk in chunks.items()}
+                    found = {stream: future.result(LIMIT_S) for stream, future in futures.items()}
+                for stream, oracle in pairs:
+                    assert np.array_equal(found[stream], oracle.step(chunks[stream]))
+                (stream, oracle), happens = order.choice(pairs), order.random()
+                if happens < 0.2:
+                    stream.reset()
+                    oracle.reset()
+                elif happens < 0.5:
+                    pairs.remove((stream, oracle))
+                    other = pool.open()
+                    other.restore(stream.to_bytes())
+                    pairs.append((other, oracle))
+                    if happens < 0.4:
+                        stream.close()
 
-        clients = [threading.Thread(target=client, args=(seed,)) for seed in range(6)]
-        for thread in clients:
-            thread.start()
-        for thread in clients:
-            thread.join(2 * LIMIT_S)
-        assert not failures
+        assert not failures_of(client, 6)
         found = pool.statistics()
     assert (found.queued, found.failed, found.cancelled, found.refused) == (0, 0, 0, 0)
     assert found.answered == 6 * 60 * 4
